@@ -1,0 +1,91 @@
+"""Train, audit, repair and run unconstrained interatomic potentials.
+
+A Model learns. A Potential answers. An Orbit asks the same question in every orientation.
+
+    import tumble
+    potential = tumble.load("water")
+    symmetric = tumble.symmetrize(potential, "Oh")
+    card = tumble.audit(potential, structures)
+    tumble.report(card, to="card.html")
+
+Importing this package imports nothing else and changes nothing; a name is fetched when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tumble.batch import Batch, Properties
+    from tumble.bridges.ase import Calculator, Foreign
+    from tumble.checkpoint import load, save
+    from tumble.jobs.audit import AuditResult, AuditSettings, audit
+    from tumble.jobs.train import TrainResult, TrainSettings, train
+    from tumble.orbit import Orbit
+    from tumble.page import report
+    from tumble.potential import Direct, Gradient, Model, Potential, Sum, predict
+    from tumble.results import Result, Settings, load_result
+    from tumble.rotations import Rotations
+    from tumble.symmetry import Symmetrized, symmetrize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # nouns
+    "Batch",
+    "Properties",
+    "Model",
+    "Potential",
+    "Gradient",
+    "Direct",
+    "Sum",
+    "Symmetrized",
+    "Foreign",
+    "Calculator",
+    "Rotations",
+    "Orbit",
+    "Settings",
+    "Result",
+    "TrainSettings",
+    "TrainResult",
+    "AuditSettings",
+    "AuditResult",
+    # verbs
+    "load",
+    "save",
+    "predict",
+    "symmetrize",
+    "train",
+    "audit",
+    "report",
+    "load_result",
+    "__version__",
+]
+
+_HOMES = {
+    "batch": ("Batch", "Properties"),
+    "bridges.ase": ("Calculator", "Foreign"),
+    "checkpoint": ("load", "save"),
+    "jobs.audit": ("AuditResult", "AuditSettings", "audit"),
+    "jobs.train": ("TrainResult", "TrainSettings", "train"),
+    "orbit": ("Orbit",),
+    "page": ("report",),
+    "potential": ("Direct", "Gradient", "Model", "Potential", "Sum", "predict"),
+    "results": ("Result", "Settings", "load_result"),
+    "rotations": ("Rotations",),
+    "symmetry": ("Symmetrized", "symmetrize"),
+}
+_HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Fetch a public name from its module at its first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'tumble' has no attribute {name!r}; it offers {', '.join(sorted(_HOME))}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return sorted(__all__)

@@ -1,0 +1,10 @@
+"""PET, the Point Edge Transformer: unconstrained, exactly invariant to translations and permutations, not to rotations.
+
+Source: Pozdnyakov, Ceriotti, NeurIPS 36 (2023), arXiv:2305.19302; Bigi et al. (2026), arXiv:2601.16195.
+"""
+
+from tumble.models.pet.edges import Edges, adaptive_cutoffs, bump, cosine, edges_of
+from tumble.models.pet.model import PET
+from tumble.models.pet.settings import PETSettings
+
+__all__ = ["PET", "Edges", "PETSettings", "adaptive_cutoffs", "bump", "cosine", "edges_of"]

@@ -1,0 +1,239 @@
+"""The layers of PET on flat tokens: N atoms and P edges, padded only inside attention."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tumble.models.pet.edges import Edges, Layout
+from tumble.models.pet.settings import PETSettings
+
+SMALLEST_WEIGHT = 1e-15
+
+
+class _Gather(torch.autograd.Function):
+    """x[index] where no index repeats: its derivative is then a copy, not a sum, and much faster."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, rows: int) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = x.shape[0]
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        return _Scatter.apply(slopes[0], index, ctx.rows), None, None
+
+
+class _Scatter(torch.autograd.Function):
+    """The opposite of `_Gather`: rows of x go to the given rows of a larger tensor of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, rows: int) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = x.shape[0]
+        return x.new_zeros((rows, *x.shape[1:])).index_copy_(0, index, x)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        return _Gather.apply(slopes[0], index, ctx.rows), None, None
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of x at the given places, none of which repeats."""
+    result: Tensor = _Gather.apply(x, index, x.shape[0])  # type: ignore[no-untyped-call]
+    return result
+
+
+def scatter(x: Tensor, index: Tensor, rows: int) -> Tensor:
+    """Rows of x at the given places of a tensor of zeros with that many rows; no place repeats."""
+    result: Tensor = _Scatter.apply(x, index, rows)  # type: ignore[no-untyped-call]
+    return result
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers with SiLU between them."""
+    layers: list[nn.Module] = []
+    for left, right in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(left, right), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def norm(settings: PETSettings, width: int) -> nn.Module:
+    """The normalisation that the settings name."""
+    return nn.RMSNorm(width) if settings.normalization == "RMSNorm" else nn.LayerNorm(width)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with SwiGLU (value x sigmoid(gate)) or SiLU between them."""
+
+    def __init__(self, width: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        self.is_gated = activation == "SwiGLU"
+        self.w_in = nn.Linear(width, 2 * hidden if self.is_gated else hidden)
+        self.w_out = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same."""
+        x = self.w_in(x)
+        x = functional.glu(x, dim=-1) if self.is_gated else functional.silu(x)
+        return self.w_out(x)  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Self-attention among the tokens of each atom's own sequence, weighted by the cutoff factor of the keys."""
+
+    def __init__(self, settings: PETSettings) -> None:
+        super().__init__()
+        self.n_heads = settings.num_heads
+        self.scale = 1 / (math.sqrt(settings.d_pet // settings.num_heads) * settings.attention_temperature)
+        self.input_linear = nn.Linear(settings.d_pet, 3 * settings.d_pet)
+        self.output_linear = nn.Linear(settings.d_pet, settings.d_pet)
+
+    def forward(self, tokens: Tensor, bias: Tensor, layout: Layout) -> Tensor:
+        """Args:
+        tokens: (N + P, D).
+        bias: (rows,) logarithm of the weight of each key; -inf for padding.
+        """
+        padded = scatter(self.input_linear(tokens), layout.place, layout.rows)
+        answers = [self._block(padded, bias, block) for block in layout.blocks]
+        return self.output_linear(gather(torch.cat(answers) if len(answers) > 1 else answers[0], layout.place))  # type: ignore[no-any-return]
+
+    def _block(self, padded: Tensor, bias: Tensor, block: tuple[int, int, int]) -> Tensor:
+        row, n, length = block
+        width = padded.shape[1] // 3
+        queries, keys, values = (
+            padded[row : row + n * length]
+            .view(n, length, 3, self.n_heads, width // self.n_heads)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
+        logits = (queries * self.scale) @ keys.mT + bias[row : row + n * length].view(n, 1, 1, length)
+        mixed = torch.softmax(logits, -1) @ values
+        return mixed.transpose(1, 2).reshape(n * length, width)
+
+
+class Transformer(nn.Module):
+    """One transformer layer: attention, then a feedforward network, for edges and (in its own width) for the atom."""
+
+    def __init__(self, settings: PETSettings) -> None:
+        super().__init__()
+        width, d_node = settings.d_pet, settings.d_node
+        self.is_pre = settings.transformer_type == "PreLN"
+        self.attention = Attention(settings)
+        self.norm_attention = norm(settings, width)
+        self.norm_mlp = norm(settings, width)
+        self.mlp = FeedForward(width, settings.d_feedforward, settings.activation)
+        self.has_wide_node = d_node != width
+        if self.has_wide_node:
+            self.center_contraction = nn.Linear(d_node, width)
+            self.center_expansion = nn.Linear(width, d_node)
+            self.norm_center_features = norm(settings, d_node)
+            self.center_mlp = FeedForward(d_node, 2 * d_node, settings.activation)
+
+    def forward(self, node: Tensor, edge: Tensor, bias: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Args:
+        node: (N, d_node).
+        edge: (P, d_pet).
+        """
+        n = node.shape[0]
+        center = self.center_contraction(node) if self.has_wide_node else node
+        tokens = torch.cat([center, edge])
+        if self.is_pre:
+            mixed = self.attention(self.norm_attention(tokens), bias, layout)
+            center, edge = mixed[:n], edge + mixed[n:]
+            edge = edge + self.mlp(self.norm_mlp(edge))
+        else:
+            tokens = self.norm_attention(tokens + self.attention(tokens, bias, layout))
+            tokens = self.norm_mlp(tokens + self.mlp(tokens))
+            center, edge = tokens[:n], tokens[n:]
+        if not self.has_wide_node:
+            return center, edge
+        node = node + self.center_expansion(center)
+        return node + self.center_mlp(self.norm_center_features(node)), edge
+
+
+class MessagePassing(nn.Module):
+    """One message-passing layer: form the tokens of every edge, then transform each atom's sequence."""
+
+    def __init__(self, settings: PETSettings, n_species: int, n_inputs: int, *, is_first: bool) -> None:
+        super().__init__()
+        width = settings.d_pet
+        self.edge_embedder = nn.Linear(n_inputs, width)
+        self.neighbor_embedder = None if is_first else nn.Embedding(n_species, width)
+        self.compress = mlp((2 if is_first else 3) * width, width, width)
+        self.layers = nn.ModuleList(Transformer(settings) for _ in range(settings.num_attention_layers))
+
+    def forward(
+        self, node: Tensor, messages: Tensor | None, table: Tensor, inputs: Tensor, bias: Tensor, edges: Edges, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Args:
+        node: (N, d_node).
+        messages: (P, d_pet), or None in the first layer, where the messages are rows of the table.
+        table: (species, d_pet) embedding of the neighbour that opens the first layer.
+        inputs: (P, n_inputs) what an edge sees.
+        bias: (rows,) attention bias.
+        species: (P,) species index of the neighbour.
+        """
+        edge = self.tokens(messages, table, inputs, species)
+        for layer in self.layers:
+            node, edge = layer(node, edge, bias, edges.layout)
+        return node, edge
+
+    def tokens(self, messages: Tensor | None, table: Tensor, inputs: Tensor, species: Tensor) -> Tensor:
+        """Edge tokens before attention, (P, d_pet).
+
+        The first linear map after the embeddings is applied to the embedding matrices instead of to every edge:
+        the same numbers for a tenth less arithmetic.
+        """
+        first, activation, last = self.compress
+        width = self.edge_embedder.out_features
+        blocks = first.weight.split(width, dim=1)
+        constant = first.bias + blocks[0] @ self.edge_embedder.bias
+        by_species = table if self.neighbor_embedder is None else self.neighbor_embedder.weight
+        per_species = by_species @ blocks[1].mT + constant
+        hidden = inputs @ (blocks[0] @ self.edge_embedder.weight).mT + per_species[species]
+        if messages is not None:
+            hidden = hidden + messages @ blocks[2].mT
+        return last(activation(hidden))  # type: ignore[no-any-return]
+
+
+class Readout(nn.Module):
+    """One target: per-atom numbers from the features of atoms and of their edges."""
+
+    def __init__(self, settings: PETSettings, size: int) -> None:
+        super().__init__()
+        hidden = settings.d_head
+        layers = range(settings.n_readouts)
+        self.node_heads = nn.ModuleList(nn.Sequential(mlp(settings.d_node, hidden, hidden), nn.SiLU()) for _ in layers)
+        self.edge_heads = nn.ModuleList(nn.Sequential(mlp(settings.d_pet, hidden, hidden), nn.SiLU()) for _ in layers)
+        self.node_last = nn.ModuleList(nn.Linear(hidden, size) for _ in layers)
+        self.edge_last = nn.ModuleList(nn.Linear(hidden, size) for _ in layers)
+
+    def forward(self, features: list[tuple[Tensor, Tensor]], edges: Edges) -> Tensor:
+        """Args:
+        features: (N, d_node) and (P, d_pet) of every layer that is read out.
+
+        Returns:
+            (N, size).
+        """
+        total = torch.zeros(())
+        for k, (node, edge) in enumerate(features):
+            by_edge = self.edge_last[k](self.edge_heads[k](edge)) * edges.factor[:, None]
+            by_node = self.node_last[k](self.node_heads[k](node))
+            total = total.to(by_node) + by_node.index_add(0, edges.batch.center, by_edge)
+        return total
+
+
+def attention_bias(edges: Edges) -> Tensor:
+    """Logarithm of the weight of every key, (rows,): 0 for atoms, log of the factor for edges, -inf for padding."""
+    layout, n_atoms = edges.layout, edges.batch.n_atoms
+    weights = torch.log(edges.factor.clamp(min=SMALLEST_WEIGHT))
+    keys = torch.cat([weights.new_zeros(n_atoms), weights])
+    padding = torch.full((layout.rows,), -torch.inf, dtype=keys.dtype, device=keys.device)
+    padding[layout.place] = 0.0
+    return scatter(keys, layout.place, layout.rows) + padding

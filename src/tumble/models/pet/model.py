@@ -1,0 +1,147 @@
+"""PET as one Model: Batch → per-atom energies, with optional direct heads for forces and stress."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from tumble.batch import Batch, has_volume, volume
+from tumble.models.pet.edges import Edges, edges_of
+from tumble.models.pet.layers import MessagePassing, Readout, attention_bias, gather, mlp
+from tumble.models.pet.settings import PETSettings
+from tumble.potential import Model, Outputs
+
+EXACT = ("offsets", "energy_scale", "force_scale", "stress_scale")
+
+
+@final
+class PET(Model):
+    """Point Edge Transformer: every directed pair is a token, every atom attends to its own pairs.
+
+    What the network says is multiplied by scales and added to constant energies per element, so that it may be trained
+    on numbers of order one:
+
+        energy_i = offset[Z_i] + energy_scale y_i,   force_i = force_scale[Z_i] f_i,   stress = stress_scale s
+
+    Source: Pozdnyakov, Ceriotti, arXiv:2305.19302; Bigi et al., arXiv:2601.16195.
+    """
+
+    offsets: Tensor
+    energy_scale: Tensor
+    force_scale: Tensor
+    stress_scale: Tensor
+
+    def __init__(self, species: Sequence[int], settings: PETSettings | dict[str, Any] | None = None) -> None:
+        """Args:
+        species: atomic numbers that it will know; kept in ascending order.
+        settings: its shape; a dictionary of the same names, or None for the defaults.
+        """
+        super().__init__()
+        if not species:
+            raise ValueError("a PET of 0 species cannot answer anything. Give the atomic numbers it shall know.")
+        settings = PETSettings(**settings) if isinstance(settings, dict) else settings or PETSettings()
+        self.settings, self.cutoff = settings, settings.cutoff
+        self.species: tuple[int, ...] = tuple(sorted({int(z) for z in species}))
+        n = len(self.species)
+        lookup = torch.full((max(self.species) + 1,), -1)
+        lookup[list(self.species)] = torch.arange(n)
+        self.register_buffer("lookup", lookup, persistent=False)
+        self.register_buffer("offsets", torch.zeros(n, dtype=torch.float64))
+        self.register_buffer("energy_scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("force_scale", torch.ones(n, dtype=torch.float64))
+        self.register_buffer("stress_scale", torch.ones((), dtype=torch.float64))
+        self._build(n)
+
+    def _build(self, n: int) -> None:
+        settings, width = self.settings, self.settings.d_pet
+        layers = range(settings.num_gnn_layers)
+        self.node_embedders = nn.ModuleList(nn.Embedding(n, settings.d_node) for _ in range(settings.n_readouts))
+        self.edge_embedder = nn.Embedding(n, width)
+        self.gnn_layers = nn.ModuleList(
+            MessagePassing(settings, n, 4 + 4 * settings.edge_basis, is_first=layer == 0) for layer in layers
+        )
+        if settings.featurizer_type == "feedforward":
+            self.combination_norms = nn.ModuleList(nn.LayerNorm(2 * width) for _ in layers)
+            self.combination_mlps = nn.ModuleList(mlp(2 * width, 2 * width, width) for _ in layers)
+        sizes = {"energy": 1}
+        if settings.direct_forces:
+            sizes["forces"] = 3
+        if settings.direct_stress:
+            sizes["stress"] = 9
+        self.readouts = nn.ModuleDict({name: Readout(settings, size) for name, size in sizes.items()})
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Per-atom energies (N,) eV and, where the model has such heads, direct forces (N, 3) and stress (S, 3, 3)."""
+        edges = edges_of(batch, self.settings)
+        kind = self.lookup[batch.numbers]
+        features = self.features(edges, kind)
+        energies = self.readouts["energy"](features, edges)[:, 0].double() * self.energy_scale
+        forces = stress = None
+        if "forces" in self.readouts:
+            forces = self.readouts["forces"](features, edges)
+            forces = forces * self.force_scale[kind, None].to(forces.dtype)
+        if "stress" in self.readouts:
+            stress = self._stress(self.readouts["stress"](features, edges), batch)
+        return Outputs(energies + self.offsets[kind], forces, stress)
+
+    def features(self, edges: Edges, kind: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Features of atoms (N, d_node) and of pairs (P, d_pet), for every layer that is read out.
+
+        Args:
+            edges: the interacting pairs.
+            kind: (N,) index of each atom's species.
+        """
+        is_residual = self.settings.featurizer_type == "residual"
+        species = kind[edges.batch.neighbor]
+        inputs, bias, reverse = self._inputs(edges), attention_bias(edges), edges.batch.reverse
+        node, table = self.node_embedders[0](kind), self.edge_embedder.weight
+        messages, opening = self.edge_embedder(species), None
+        saved = []
+        for layer, passing in enumerate(self.gnn_layers):
+            if is_residual:
+                node = self.node_embedders[layer](kind)
+            node, edge = passing(node, opening, table, inputs, bias, edges, species)
+            if is_residual:
+                saved.append((node, edge))
+                messages = 0.5 * (messages + gather(edge, reverse))
+            else:
+                both = self.combination_norms[layer](torch.cat([edge, gather(edge, reverse)], dim=1))
+                messages = messages + edge + self.combination_mlps[layer](both)
+            opening = messages
+        return saved if is_residual else [(node, messages)]
+
+    def _inputs(self, edges: Edges) -> Tensor:
+        """What an edge sees, (P, 4 + 4 K): its vector and length, and K radial functions with their directions."""
+        vectors, distance = edges.batch.vectors, edges.distance[:, None]
+        plain = torch.cat([vectors, distance], dim=1)
+        n_radial = self.settings.edge_basis
+        if not n_radial:
+            return plain
+        waves = torch.arange(1, n_radial + 1, device=distance.device, dtype=distance.dtype) * (torch.pi / self.cutoff)
+        radial = (2 / self.cutoff) ** 0.5 * torch.sin(waves * distance) / distance
+        directed = radial[:, :, None] * (vectors / distance)[:, None, :]
+        return torch.cat([plain, radial, directed.flatten(1)], dim=1)
+
+    def _stress(self, by_atom: Tensor, batch: Batch) -> Tensor:
+        by_atom = by_atom.view(-1, 3, 3) * self.stress_scale
+        size = torch.where(has_volume(batch), volume(batch), torch.inf)
+        total = by_atom.new_zeros(batch.cell.shape).index_add(0, batch.structure, by_atom) / size[:, None, None]
+        return (total + total.mT) / 2
+
+    @property
+    def has_direct_forces(self) -> bool:
+        """Whether there is a direct force head."""
+        return self.settings.direct_forces
+
+    def config(self) -> dict[str, object]:
+        """Species and settings."""
+        return {"species": list(self.species), "settings": self.settings.model_dump()}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PET":
+        # Totals are large and their differences small: the constants move with the model but never lose precision.
+        exact = {name: getattr(self, name) for name in EXACT}
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            setattr(self, name, value.to(getattr(self, name).device))
+        return self
