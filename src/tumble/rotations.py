@@ -19,7 +19,7 @@ ORTHOGONALITY: Final = 1e-10
 _GROUPS: Final = ("T", "O", "I", "Th", "Oh", "Ih")
 _DEGREES: Final = {"T": 2, "O": 3, "I": 5}
 # Orders 13, 25 and 27 have negative weights, with which a variance could come out negative.
-_LEBEDEV: Final = (3, 5, 7, 9, 11, 15, 17, 19, 21, 23, 29, 31, 35, 41, 47, 53, 59, 65, 71, 77, 83, 89, 95, 101, 107, 113, 119, 125, 131)
+_LEBEDEV: Final = (3, 5, 7, 9, 11, 15, 17, 19, 21, 23, 29, 31, *range(35, 132, 6))
 _BLOCK: Final = 1 << 21
 
 
@@ -39,8 +39,10 @@ class Rotations:
     name: str
 
     def __post_init__(self) -> None:
-        """Raises:
-        ValueError: wrong shapes, matrices that are not orthogonal, weights that are not positive or do not sum to 1.
+        """Check the rule.
+
+        Raises:
+            ValueError: wrong shapes, matrices that are not orthogonal, weights not positive or not summing to 1.
         """
         object.__setattr__(self, "matrices", torch.as_tensor(self.matrices, dtype=torch.float64))
         object.__setattr__(self, "weights", torch.as_tensor(self.weights, dtype=torch.float64))
@@ -48,7 +50,7 @@ class Rotations:
         if n == 0 or self.matrices.shape != (n, 3, 3) or self.weights.dim() != 1:
             raise ValueError(
                 f"rotations have matrices of shape {tuple(self.matrices.shape)} and weights of shape "
-                f"{tuple(self.weights.shape)}; (R, 3, 3) and (R,) with R >= 1 were expected. Give one weight per matrix."
+                f"{tuple(self.weights.shape)}; (R, 3, 3) and (R,), R >= 1, were expected. Give one weight per matrix."
             )
         defect = (self.matrices @ self.matrices.mT - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2))
         if not bool((defect <= ORTHOGONALITY).all()):
@@ -154,16 +156,17 @@ class Rotations:
         Raises:
             ValueError: an order below 1.
 
-        Source: Langer, Pozdnyakov, Ceriotti, Mach. Learn.: Sci. Technol. 5, 04LT01 (2024), doi:10.1088/2632-2153/ad86a0.
+        Source: Langer, Pozdnyakov, Ceriotti, Mach. Learn. Sci. Technol. 5, 04LT01 (2024), doi:10.1088/2632-2153/ad86a0.
         """
         if order < 1:
-            raise ValueError(f"an Euler rule of order {order} has no nodes; at least 1 was expected. Use euler:2 or more.")
+            raise ValueError(f"an Euler rule of order {order} has no nodes; at least 1 was expected. Use euler:2, say.")
         n = 2 * order - 1
         around = torch.arange(n, dtype=torch.float64) * (2 * torch.pi / n)
         cosine, weight = (torch.as_tensor(a) for a in np.polynomial.legendre.leggauss(order))
         first, second, last = torch.cartesian_prod(around, torch.arccos(cosine), around).unbind(1)
         weights = (weight / weight.sum()).repeat_interleave(n).repeat(n) / n**2
-        rule = cls(_about(2, first) @ _about(0, second) @ _about(2, last), _normalised(weights), n - 1, f"euler:{order}")
+        matrices = _about(2, first) @ _about(0, second) @ _about(2, last)
+        rule = cls(matrices, _normalised(weights), n - 1, f"euler:{order}")
         return _with_inversion(rule, f"euler:{order}i") if inversion else rule
 
     @classmethod
@@ -193,7 +196,7 @@ class Rotations:
 
     def chunks(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Matrices (n, 3, 3) and weights (n,) in consecutive pieces of at most n."""
-        return zip(self.matrices.split(n), self.weights.split(n), strict=True)
+        return zip(torch.split(self.matrices, n), torch.split(self.weights, n), strict=True)
 
     def offset(self, rotation: Tensor) -> "Rotations":
         """The rule with nodes Q R0: the same degree, other orientations of the structure.
@@ -218,12 +221,13 @@ class Rotations:
         Returns:
             (2, l_max + 1): [0] proper channels, of parity (-1)^ℓ; [1] pseudo channels, of parity -(-1)^ℓ.
         """
-        return power(self, self.weights[:, None], l_max)[..., 0]
+        weights = self.weights[:, None]
+        return character_sums(self.matrices, weights, self.matrices, weights, l_max)[..., 0]
 
     @property
     def determinants(self) -> Tensor:
         """(R,) +1 for a proper rotation, -1 for one with inversion."""
-        return torch.linalg.det(self.matrices).sign()
+        return torch.sign(torch.linalg.det(self.matrices))
 
     @property
     def is_proper(self) -> bool:
@@ -252,53 +256,43 @@ class Rotations:
         return all(bool((find(Q @ self.matrices, self.matrices) >= 0).all()) for Q in self.matrices)
 
 
-def power(rotations: Rotations, columns: Tensor, l_max: int) -> Tensor:
-    """Double character sums Σ_rs a_r a_s χ_ℓσ(Q_r Q_s⁻¹) of columns over the nodes of a rule.
-
-    Args:
-        columns: (R, M) float64.
-
-    Returns:
-        (2, l_max + 1, M): proper channels, pseudo channels.
-    """
-    signs = rotations.determinants[:, None]
-    proper = rotations.matrices * signs[..., None]
-    # χ_ℓσ(-R) = σ (-1)^ℓ χ_ℓ(R): a channel of even parity sees the columns as they are, one of odd parity sees the
-    # columns of inverted nodes with the opposite sign; both see the proper part of the turn.
-    both = torch.cat([columns, columns * signs], dim=1)
-    even, odd = character_sums(proper, both, proper, both, l_max).split(columns.shape[1], dim=1)
-    alternating = (torch.arange(l_max + 1) % 2 == 0)[:, None]
-    return torch.stack([torch.where(alternating, even, odd), torch.where(alternating, odd, even)])
-
-
 def character_sums(left: Tensor, a: Tensor, right: Tensor, b: Tensor, l_max: int) -> Tensor:
-    """Σ_rs a_r b_s χ_ℓ(Q_r Q_s⁻¹), with χ_ℓ(ω) = sin((2ℓ+1)ω/2) / sin(ω/2), for proper rotations.
+    """Double character sums Σ_rs a_r b_s χ_ℓσ(Q_r Q_s⁻¹) over two sets of orthogonal matrices.
+
+    χ_ℓ(ω) = sin((2ℓ+1)ω/2) / sin(ω/2) for a rotation by ω, and χ_ℓσ(-R) = σ (-1)^ℓ χ_ℓ(R).
 
     Args:
-        left: (A, 3, 3) and its columns a: (A, M).
-        right: (B, 3, 3) and its columns b: (B, M).
+        left: (A, 3, 3), with columns a: (A, M).
+        right: (B, 3, 3), with columns b: (B, M).
 
     Returns:
-        (l_max + 1, M).
+        (2, l_max + 1, M): [0] proper channels, σ = 1; [1] pseudo channels, σ = -1.
     """
+    signs_a, signs_b = torch.linalg.det(left).sign()[:, None], torch.linalg.det(right).sign()[:, None]
+    # A channel of even parity sees the columns as they are, one of odd parity sees those of inverting matrices with
+    # the opposite sign; both see only the proper part of the turn.
+    a, b = torch.cat([a, a * signs_a], dim=1), torch.cat([b, b * signs_b], dim=1)
+    proper_a, proper_b = (left.flatten(1) * signs_a), (right.flatten(1) * signs_b).mT
     sums = torch.zeros(l_max + 1, a.shape[1], dtype=torch.float64)
     rows = max(1, _BLOCK // len(right))
-    for block, columns in zip(left.split(rows), a.split(rows), strict=True):
+    for block, columns in zip(torch.split(proper_a, rows), torch.split(a, rows), strict=True):
         # χ_ℓ = 1 + 2 Σ_m cos mω, and cos mω is a Chebyshev polynomial of cos ω: no angle, no 0/0.
-        cosine = ((block.flatten(1) @ right.flatten(1).mT - 1) / 2).clamp(-1, 1)
+        cosine = ((block @ proper_b - 1) / 2).clamp(-1, 1)
         before, now, character = cosine, torch.ones_like(cosine), torch.ones_like(cosine)
         for ell in range(l_max + 1):
             if ell:
                 before, now = now, 2 * cosine * now - before
                 character = character + 2 * now
             sums[ell] += (columns * (character @ b)).sum(0)
-    return sums
+    even, odd = sums.chunk(2, dim=1)
+    alternating = (torch.arange(l_max + 1) % 2 == 0)[:, None]
+    return torch.stack([torch.where(alternating, even, odd), torch.where(alternating, odd, even)])
 
 
 def find(matrices: Tensor, among: Tensor, tolerance: float = 1e-6) -> Tensor:
     """(A,) index of each of A matrices among others (B, 3, 3); -1 where none is equal within the tolerance."""
     found = []
-    for block in matrices.split(max(1, _BLOCK // len(among))):
+    for block in torch.split(matrices, max(1, _BLOCK // len(among))):
         # For orthogonal matrices |P - Q|² = 6 - 2 tr(P Qᵀ); the trace finds the nearest, the difference decides.
         nearest = (block.flatten(1) @ among.flatten(1).mT).argmax(1)
         equal = (block - among[nearest]).abs().amax((1, 2)) <= tolerance
@@ -373,7 +367,7 @@ def _normalised(weights: Tensor) -> Tensor:
 
 def _unknown(spec: str, nearest: str = "") -> ValueError:
     if not nearest:
-        head, colon, tail = spec.partition(":")
+        head, _, tail = spec.partition(":")
         heads = ["none", "i", *_GROUPS, "so3", "o3", "euler", "random"]
         close = difflib.get_close_matches(head.lower(), [h.lower() for h in heads], n=1, cutoff=0)[0]
         nearest = next(h for h in heads if h.lower() == close)
@@ -386,5 +380,9 @@ def _unknown(spec: str, nearest: str = "") -> ValueError:
     )
 
 
-GENERIC: Final = _from_quaternions(torch.tensor([[2.0, 3.0, 5.0, 7.0]], dtype=torch.float64).sqrt())[0]
-"""(3, 3) the fixed rotation R0 that takes a crystal out of the frame of a measuring rule."""
+GENERIC: Final = _from_quaternions(torch.tensor([[2.0, 3.0, 5.0, 13.0]], dtype=torch.float64).sqrt())[0]
+"""(3, 3) the fixed rotation R0 that takes a crystal out of the frame of a measuring rule.
+
+Of no symmetry with respect to the lab axes: T, O and I turned by it miss less than 8 % of the variance of the lowest
+channel of a structure with the same group in the lab frame, of which unturned they miss all.
+"""

@@ -125,7 +125,9 @@ def from_state(state: Mapping[str, Any], hypers: Mapping[str, Any], species: lis
     """
     heads = {ours: theirs for ours, theirs in HEADS.items() if f"backend.node_heads.{theirs}.0.0.weight" in state}
     if "energy" not in heads:
-        raise ValueError(f"the checkpoint has no target named 'energy' (its heads: {_targets(state)}); one was expected.")
+        raise ValueError(
+            f"the checkpoint has no target named 'energy' (its heads: {_targets(state)}); one was expected."
+        )
     shared = {name: hypers[name] for name in PETSettings.model_fields if name in hypers}
     if shared.get("num_neighbors_adaptive") is not None and hypers.get("adaptive_cutoff_method") != "solver":
         raise ValueError(

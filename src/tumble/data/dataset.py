@@ -36,7 +36,9 @@ class Dataset:
 
     def select(self, indices: Sequence[int]) -> "Dataset":
         """The structures at these positions, in this order."""
-        return Dataset(*([column[i] for i in indices] for column in (self.atoms, self.labels, self.sources)))
+        return Dataset(
+            [self.atoms[i] for i in indices], [self.labels[i] for i in indices], [self.sources[i] for i in indices]
+        )
 
 
 def coverage(dataset: Dataset) -> Table:
@@ -45,8 +47,20 @@ def coverage(dataset: Dataset) -> Table:
     Duplicates are structures with the elements, cell and positions of an earlier one (of any file), up to a
     translation, wrapping into the cell, and 1e-5 of a lattice vector.
     """
-    columns = ("file", "structures", "atoms", "elements", "energy", "forces", "stress", "force rms (eV/Å)")
-    columns += ("force max (eV/Å)", "smallest distance (Å)", "volume per atom (Å³)", "duplicates")
+    columns = (
+        "file",
+        "structures",
+        "atoms",
+        "elements",
+        "energy",
+        "forces",
+        "stress",
+        "force rms (eV/Å)",
+        "force max (eV/Å)",
+        "smallest distance (Å)",
+        "volume per atom (Å³)",
+        "duplicates",
+    )
     files: dict[str, list[int]] = {}
     for index, source in enumerate(dataset.sources):
         files.setdefault(source.rpartition(":")[0], []).append(index)
@@ -105,8 +119,8 @@ def offsets(dataset: Dataset, species: Sequence[int]) -> Tensor:
     Raises:
         ValueError: no structure has an energy, or an element is not among the species.
     """
-    known = [(one, label.energy) for one, label in zip(dataset.atoms, dataset.labels, strict=True)]
-    known = [(one, energy) for one, energy in known if energy is not None]
+    pairs = zip(dataset.atoms, dataset.labels, strict=True)
+    known = [(one, float(label.energy)) for one, label in pairs if label.energy is not None]
     if not known:
         raise ValueError(f"none of {len(dataset)} structures has an energy, so elements cannot be given offsets.")
     if others := {int(z) for one, _ in known for z in one.numbers} - set(species):
@@ -116,7 +130,7 @@ def offsets(dataset: Dataset, species: Sequence[int]) -> Tensor:
             "Add the elements to the species, or remove their structures."
         )
     fractions = np.array([[np.mean(one.numbers == z) for z in species] for one, _ in known])
-    energies = np.array([float(energy) / len(one) for one, energy in known])
+    energies = np.array([energy / len(one) for one, energy in known])
     return torch.from_numpy(np.linalg.lstsq(fractions, energies, rcond=1e-10)[0])
 
 
@@ -132,10 +146,10 @@ def _summary(part: Dataset) -> tuple[Any, ...]:
         sum(elements.values()),
         " ".join(sorted(elements)),
         *(f"{count}/{n}" for count in counts),
-        f"{forces.square().mean().sqrt():.3f}" if len(forces) else "-",
-        f"{forces.norm(dim=1).max():.3f}" if len(forces) else "-",
-        f"{min(_smallest_distance(one) for one in part.atoms):.3f}",
-        f"{min(volumes):.2f} to {max(volumes):.2f}" if volumes else "-",
+        forces.square().mean().sqrt().item() if len(forces) else None,
+        forces.norm(dim=1).max().item() if len(forces) else None,
+        min(_smallest_distance(one) for one in part.atoms),
+        f"{min(volumes):.2f} to {max(volumes):.2f}" if volumes else None,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import ase.db
 import ase.io
 import numpy as np
 import torch
@@ -116,9 +117,12 @@ def _open(path: Path) -> BinaryIO:
         try:
             import zstandard
         except ImportError as error:
-            raise ImportError(f"{str(path)!r} needs the module zstandard: pip install zstandard") from error
-        return zstandard.open(path, "rb")  # type: ignore[no-any-return]
-    return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[path.suffix](path, "rb")  # type: ignore[return-value]
+            raise ImportError(f"{str(path)!r} needs the module zstandard: pip install 'tumble[zstd]'") from error
+        packed: BinaryIO = zstandard.open(path, "rb")
+        return packed
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[path.suffix]
+    unpacked: BinaryIO = opener(path, "rb")
+    return unpacked
 
 
 def _read_plain(path: Path, shown: Path) -> list[Atoms]:
@@ -127,7 +131,10 @@ def _read_plain(path: Path, shown: Path) -> list[Atoms]:
         raise ValueError(f"{str(shown)!r} is empty; at least one structure was expected.")
     is_extxyz = path.suffix in (".xyz", ".extxyz")
     try:
-        found = ase.io.read(str(path), index=":", format="extxyz" if is_extxyz else None)
+        if path.suffix == ".db":  # read row by row, because ase.io.read drops what a row says besides results
+            found = [row.toatoms(add_additional_information=True) for row in ase.db.connect(str(path)).select()]
+        else:
+            found = ase.io.read(str(path), index=":", format="extxyz" if is_extxyz else None)
     except Exception as error:  # every format of ASE fails in its own way
         raise ValueError(
             f"cannot read {str(shown)!r}: {type(error).__name__}: {error}. "
@@ -167,10 +174,11 @@ def _can_have(label: str, atoms: Atoms) -> bool:
 
 def _stored(atoms: Atoms) -> dict[str, Any]:
     """Everything a file says about a structure, by name; calculator results win over `info` and `arrays`."""
-    stored = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
+    stored: dict[str, Any] = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
     for extra in ("key_value_pairs", "data"):  # where an ASE database keeps them
         stored |= atoms.info.get(extra, {})
-    return stored | atoms.info | (dict(atoms.calc.results) if atoms.calc is not None else {})
+    stored |= atoms.info
+    return stored | atoms.calc.results if atoms.calc is not None else stored
 
 
 def _labels(atoms: Atoms, keys: Mapping[str, str | None], source: str) -> Properties:

@@ -1,0 +1,173 @@
+"""ASE: a potential as a Calculator, and any Calculator as a Potential."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, final
+
+import ase.calculators.calculator as engine
+import numpy as np
+import torch
+from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+from numpy.typing import NDArray
+
+from tumble.batch import Batch, Properties, collate, has_volume, split, to_atoms
+from tumble.neighbors import Verlet
+from tumble.potential import Potential
+
+Array = NDArray[np.float64]
+
+
+@final
+class Calculator(engine.Calculator):  # type: ignore[misc]  # ASE has no types
+    """A potential for ASE: energy and free_energy (the same), forces, and stress (Voigt, eV/Å³).
+
+    The neighbour list outlives small moves of the atoms and of the cell; its answers are exactly those of a new one.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012  (the name ASE looks for)
+
+    def __init__(self, potential: Potential, *, skin: float = 1.0, **settings: Any) -> None:
+        """Any potential, in the dtype and on the device that it has.
+
+        Args:
+            potential: any Potential.
+            skin: Å beyond the cutoff that neighbours are searched to; larger means fewer searches.
+            settings: what every ASE calculator takes (label, directory).
+        """
+        super().__init__(**settings)
+        self.potential = potential
+        self._search = Verlet(skin)
+
+    @property
+    def n_searches(self) -> int:
+        """How many neighbour searches have been made."""
+        return self._search.n_searches
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] | None = None,
+        system_changes: Sequence[str] = engine.all_changes,
+    ) -> None:
+        """Everything at once; ASE calls this when positions, cell, elements or periodicity have changed.
+
+        Raises:
+            ValueError: an unknown element, or a structure that `collate` refuses.
+            PropertyNotImplementedError: a stress is asked for, and the structure or the potential has none.
+        """
+        super().calculate(atoms, properties, system_changes)
+        potential = self.potential
+        batch = collate(
+            [self.atoms], potential.cutoff, dtype=potential.dtype, device=potential.device, search=self._search
+        )
+        answer = split(potential(batch), batch)[0]
+        if answer.energy is not None:
+            self.results["energy"] = self.results["free_energy"] = float(answer.energy)
+        if answer.forces is not None:
+            self.results["forces"] = answer.forces.double().numpy()
+        if answer.stress is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(answer.stress.double().numpy())
+        elif "stress" in (properties or ()):
+            reason = (
+                "this potential gives none" if bool(has_volume(batch)) else "nothing is periodic or no volume spanned"
+            )
+            raise engine.PropertyNotImplementedError(f"there is no stress: {reason}. Ask for energy and forces only.")
+
+
+@final
+class Foreign(Potential):
+    """Any ASE calculator as a Potential. Charges, spins and other extras of the user's Atoms do not reach it.
+
+    A calculator searches its own neighbours (cutoff 0 here) and works in its own precision (float64 outside).
+    Nothing tells whether its forces are the gradient of its energy: `conservative` states it, and an audit measures it.
+    """
+
+    def __init__(self, calculator: Any, *, conservative: bool = True) -> None:
+        """A calculator with energy and forces.
+
+        Args:
+            calculator: an ASE calculator; its stress is used if it implements one.
+            conservative: whether its forces are the negative gradient of its energy.
+
+        Raises:
+            ValueError: it is not an ASE calculator, or has no energy or no forces.
+        """
+        super().__init__()
+        kind = type(calculator).__name__
+        has = getattr(calculator, "implemented_properties", None)
+        if has is None or not hasattr(calculator, "get_property"):
+            raise ValueError(f"{kind} is not an ASE calculator. Give an object such as ase.calculators.emt.EMT().")
+        if lacking := [name for name in ("energy", "forces") if name not in has]:
+            raise ValueError(
+                f"the calculator {kind} gives {', '.join(has) or 'nothing'}, but not {' and '.join(lacking)}; "
+                "a potential needs energy and forces. Use another calculator."
+            )
+        self.calculator = calculator
+        self.cutoff, self.species, self.is_conservative = 0.0, None, conservative
+        self._has_stress = "stress" in has
+
+    def forward(self, batch: Batch) -> Properties:
+        """Energy, forces and, where the calculator has one, stress, structure by structure."""
+        answers = [
+            self._ask(one, spans) for one, spans in zip(to_atoms(batch), has_volume(batch).tolist(), strict=True)
+        ]
+        energies, forces, stresses = zip(*answers, strict=True)
+        like = batch.positions
+        return Properties(
+            torch.tensor(energies, dtype=torch.float64, device=like.device),
+            torch.as_tensor(np.concatenate(forces)).to(like),
+            None if any(s is None for s in stresses) else torch.as_tensor(np.stack(stresses)).to(like),
+        )
+
+    def _ask(self, atoms: Atoms, spans: bool) -> tuple[float, Array, Array | None]:
+        """Energy, forces and stress of one structure; a stress of zero where there is no volume."""
+        ask = self.calculator.get_property
+        stress: Array | None = np.zeros((3, 3)) if self._has_stress and not spans else None
+        if self._has_stress and spans:  # the stress first: it takes most, and the rest is then known already
+            try:
+                stress = voigt_6_to_full_3x3_stress(np.asarray(ask("stress", atoms)))
+            except engine.PropertyNotImplementedError:
+                stress = None
+        forces = np.asarray(ask("forces", atoms), dtype=np.float64)
+        if forces.shape != (len(atoms), 3):
+            raise RuntimeError(
+                f"the calculator {type(self.calculator).__name__} returned forces of shape {forces.shape} for "
+                f"{len(atoms)} atoms; ({len(atoms)}, 3) was expected. It cannot be used as a potential."
+            )
+        return float(ask("energy", atoms)), forces, stress
+
+
+def from_spec(spec: str) -> Foreign:
+    """The potential around the ASE calculator that a factory makes, for instance "ase.calculators.emt:EMT".
+
+    Args:
+        spec: "package.module:name", also with "ase:" in front; the name is called without arguments.
+
+    Raises:
+        ValueError: not of that form, no such name in the module, or what the factory makes is not a calculator.
+        ImportError: the module cannot be imported.
+        RuntimeError: the factory fails.
+    """
+    module_name, colon, name = spec.removeprefix("ase:").partition(":")
+    if not (module_name and colon and name):
+        raise ValueError(f"{spec!r} does not name a calculator; expected 'package.module:factory', all of it.")
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise ImportError(
+            f"cannot import {module_name!r} for {spec!r}: {error}. Install its package, or correct the name."
+        ) from error
+    if not hasattr(module, name):
+        near = get_close_matches(name, dir(module), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"the module {module_name!r} has no {name!r}, which {spec!r} names.{hint}")
+    try:
+        calculator = getattr(module, name)()
+    except Exception as error:  # it is the user's code
+        raise RuntimeError(
+            f"{spec!r} was called without arguments and failed: {type(error).__name__}: {error}. "
+            "Write a function without arguments that makes the calculator, and name that."
+        ) from error
+    return Foreign(calculator)

@@ -1,0 +1,112 @@
+"""The command line: one row per verb. A flag is a field of the verb's Settings, and beats the settings file."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from cyclopts import App
+
+from tumble import __version__
+
+DONE, UNEXPECTED, BAD_INPUT, MISSING_EXTRA, NOT_TRUSTED, INTERRUPTED = 0, 1, 2, 3, 6, 130
+"""Exit codes. 5 is kept for a job that has not converged."""
+
+BAD_FILES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+class Verb(NamedTuple):
+    """One command: the function that runs it, and the Settings whose fields are its flags.
+
+    Both are "module:name" and imported only for the verb that is run: `tumble --help` need not import torch.
+    """
+
+    name: str
+    command: str
+    help: str
+    settings: str = ""
+
+
+VERBS = (
+    Verb("predict", "tumble.cli.verbs:predict", "Energy, forces and stress of structures."),
+    Verb("symmetrize", "tumble.cli.verbs:symmetrize", "Average a potential over rotations; the result is a file too."),
+    Verb(
+        "train",
+        "tumble.cli.verbs:train",
+        "Train a potential on labelled structures.",
+        settings="tumble.jobs.train:TrainSettings",
+    ),
+    Verb(
+        "audit",
+        "tumble.cli.verbs:audit",
+        "Measure how much symmetry a potential breaks, and whether it matters.",
+        settings="tumble.jobs.audit:AuditSettings",
+    ),
+    Verb("report", "tumble.cli.verbs:report", "Turn result folders into one HTML page."),
+    Verb("models", "tumble.cli.verbs:models", "List the packaged potentials."),
+    Verb("demo", "tumble.cli.demo:demo", "Audit the packaged water potential, raw and symmetrized."),
+)
+
+
+def build(words: Sequence[str] = ()) -> App:
+    """The application: every verb registered, only the one among these words imported."""
+    app = App(
+        name="tumble",
+        version=__version__,
+        help="Train, audit, repair and run unconstrained interatomic potentials.",
+        help_epilogue="`tumble VERB --help` lists the flags of a verb. `--debug` shows the traceback of an error. "
+        "Exit codes: 0 done, 1 unexpected, 2 bad input, 3 missing extra, 6 trust failed.",
+        help_format="markdown",
+        result_action="return_value",
+    )
+    for order, verb in enumerate(VERBS):
+        command = _command(verb) if verb.name in words else verb.command
+        app.command(command, name=verb.name, help=verb.help, sort_key=order)
+    return app
+
+
+def _command(verb: Verb) -> Callable[..., int | None]:
+    from tumble.cli.flags import with_settings
+
+    command = _fetch(verb.command)
+    return with_settings(_fetch(verb.settings), command) if verb.settings else command
+
+
+def _fetch(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; an error is one message on stderr, without a traceback.
+
+    Args:
+        arguments: words after `tumble`; those of the process if None.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or bool(os.environ.get("TUMBLE_DEBUG"))
+    words = [word for word in words if word != "--debug"]
+    try:
+        return build(words)(words) or DONE
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else BAD_INPUT
+    except Exception as error:
+        if debug:
+            raise
+        code = exit_code(error)
+        hint = "" if code in (BAD_INPUT, MISSING_EXTRA) else "\nAdd --debug to see where it happened."
+        print(f"tumble: {_message(error)}{hint}", file=sys.stderr)
+        return code
+
+
+def exit_code(error: Exception) -> int:
+    """What an error means to the shell."""
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return MISSING_EXTRA
+    return BAD_INPUT if isinstance(error, (ValueError, *BAD_FILES)) else UNEXPECTED
+
+
+def _message(error: Exception) -> str:
+    ours = isinstance(error, ValueError | RuntimeError | ImportError | OSError)
+    return str(error) if ours and str(error) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,63 @@
+"""What commands print: tables and verdicts on the terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as Grid
+
+from tumble.results import Cell, Result, Table, Verdict, number
+
+COLOURS = {"yes": "green", "remedy": "yellow", "no": "red", "unknown": "dim"}
+
+
+def show(table: Table) -> None:
+    """Print a table: text to the left, numbers to the right."""
+    grid = Grid(title=table.title, title_justify="left", caption=table.note or None, caption_justify="left")
+    for place, name in enumerate(table.columns):
+        numeric = all(not isinstance(row[place], str) or _is_number(row[place]) for row in table.rows)
+        grid.add_column(name, justify="right" if numeric and table.rows else "left", overflow="fold")
+    for row in table.rows:
+        grid.add_row(*(number(cell) for cell in row))
+    Console().print(grid)
+
+
+def show_verdicts(*results: Result) -> None:
+    """Print the verdicts of results, one row each, and the reasons below."""
+    grid = Grid(title_justify="left")
+    for name in ("model", "task", "verdict", "measured", "allowed", "remedy", "cost"):
+        grid.add_column(name, overflow="fold")
+    for result in results:
+        for verdict in result.verdicts():
+            grid.add_row(result.title, *_row(verdict))
+        grid.add_section()
+    Console().print(grid)
+    for result in results:
+        for verdict in result.verdicts():
+            Console().print(f"{verdict.task}: {verdict.reason}", style="dim", highlight=False, markup=False)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr that follows calls with the steps done, the steps in all, and a message."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[message]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, message="")
+        yield lambda done, total, message: bar.update(task, completed=done, total=total, message=message)
+
+
+def _row(verdict: Verdict) -> tuple[str, ...]:
+    measured, allowed = (
+        "–" if value is None else f"{number(value)} {verdict.unit}" for value in (verdict.value, verdict.threshold)
+    )
+    answer = f"[{COLOURS[verdict.answer]}]{verdict.words}[/]"
+    return verdict.task, answer, measured, allowed, verdict.remedy, verdict.cost
+
+
+def _is_number(cell: Cell) -> bool:
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True

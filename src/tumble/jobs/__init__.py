@@ -1,0 +1,1 @@
+"""Jobs: Settings in, a Result out. Jobs do not call each other."""

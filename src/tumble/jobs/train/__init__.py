@@ -1,0 +1,7 @@
+"""Train: labelled structures in, a potential and its learning curves out. One loop for every recipe."""
+
+from tumble.jobs.train.job import train
+from tumble.jobs.train.result import TrainResult
+from tumble.jobs.train.settings import Phase, Target, TrainSettings
+
+__all__ = ["Phase", "Target", "TrainResult", "TrainSettings", "train"]

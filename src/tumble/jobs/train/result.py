@@ -1,0 +1,140 @@
+"""What a training found: learning curves, errors, and where the potential is."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, final
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from tumble import checkpoint
+from tumble.batch import Properties
+from tumble.data import Dataset, coverage
+from tumble.jobs.train.loop import BEST, METRICS
+from tumble.jobs.train.settings import TrainSettings
+from tumble.potential import predict
+from tumble.results import Curve, Result, Series, Table, Verdict
+
+LABELS = {
+    "energy_mae": "energy MAE, meV/atom",
+    "energy_rmse": "energy RMSE, meV/atom",
+    "forces_mae": "force MAE, meV/Å",
+    "forces_rmse": "force RMSE, meV/Å",
+    "stress_mae": "stress MAE, meV/Å³",
+    "direct_forces_mae": "direct-force MAE, meV/Å",
+    "forces_spread": "rotational spread of forces, meV/Å",
+}
+PARITY_POINTS = 3000
+
+
+@final
+@dataclass(frozen=True)
+class TrainResult(Result):
+    """Learning curves, errors on the validation set, and the file of the best potential.
+
+    potential:   path of the best potential.
+    is_complete: whether the recipe was finished; if not, it can be resumed.
+    metrics:     one row per validation, as in metrics.jsonl.
+    arrays:      predictions and labels of the validation set: energies eV/atom, forces eV/Å.
+    """
+
+    settings: TrainSettings
+    potential: Path
+    is_complete: bool
+    metrics: list[dict[str, Any]]
+    coverage: Table
+    arrays: dict[str, np.ndarray]
+    atoms: list[Atoms] = field(default_factory=list)
+    job: str = "train"
+    citations: tuple[str, ...] = (
+        "S. N. Pozdnyakov and M. Ceriotti, Smooth, exact rotational symmetrization for deep learning on point clouds, "
+        "NeurIPS 36 (2023), arXiv:2305.19302.",
+    )
+
+    @classmethod
+    def of(cls, settings: TrainSettings, folder: Path, datasets: tuple[Dataset, Dataset], *, is_complete: bool) -> Self:
+        """Read the metrics of a folder and let its best potential predict the validation set."""
+        path = folder / METRICS
+        metrics = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        potential = checkpoint.load(folder / BEST, device=settings.device)
+        valid = datasets[1]
+        arrays = _parity(predict(potential, valid.atoms), valid)
+        return cls(settings, folder / BEST, is_complete, metrics, coverage(datasets[0]), arrays)
+
+    @property
+    def title(self) -> str:
+        """What was trained, on how much."""
+        rows = [row for row in self.metrics if row["phase"] == len(self.settings.phases) - 1] or self.metrics
+        best = min(rows, key=lambda row: row["valid_loss"]) if rows else {}
+        errors = ", ".join(f"{LABELS[name]}: {best[name]:.3g}" for name in ("energy_mae", "forces_mae") if name in best)
+        return f"PET trained on {', '.join(Path(one).name for one in self.settings.data)}" + (f" ({errors})" if errors else "")
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """None: a training has errors, and what they are good for is for an audit to say."""
+        return ()
+
+    def facts(self) -> tuple[Table | Curve, ...]:
+        """Errors, learning curves, parity plots and label coverage."""
+        return (*self._errors(), *self._curves(), *self._parities(), self.coverage)
+
+    def _errors(self) -> tuple[Table, ...]:
+        if not self.metrics:
+            return ()
+        last = self.metrics[-1]
+        names = [name for name in LABELS if name in last]
+        columns = ("phase", "epoch", "minutes", *(LABELS[name] for name in names))
+        chosen = [rows[-1] for p in range(len(self.settings.phases)) if (rows := [r for r in self.metrics if r["phase"] == p])]
+        rows = tuple((r["phase"], r["epoch"], r["minutes"], *(r.get(name) for name in names)) for r in chosen)
+        note = "the last validation of each phase" + ("" if self.is_complete else "; the recipe is not finished, resume it")
+        return (Table("Errors on the validation set", columns, rows, note),)
+
+    def _curves(self) -> tuple[Curve, ...]:
+        def series(names: tuple[str, ...]) -> tuple[Series, ...]:
+            points = {n: [(r["minutes"], r[n]) for r in self.metrics if r.get(n) is not None] for n in names}
+            return tuple(
+                Series(LABELS.get(n, n).split(",")[0], [x for x, _ in p], [y for _, y in p]) for n, p in points.items() if p
+            )
+
+        plans = (
+            ("Force error and rotational spread", "meV/Å", ("forces_mae", "direct_forces_mae", "forces_spread")),
+            ("Energy error", "meV/atom", ("energy_mae", "energy_rmse")),
+            ("Loss", "loss", ("train_loss", "valid_loss")),
+        )
+        return tuple(
+            Curve(title, "minutes of training", label, lines, log_y=True) for title, label, n in plans if (lines := series(n))
+        )
+
+    def _parities(self) -> tuple[Curve, ...]:
+        units = {"energy": "energy, eV/atom", "forces": "force component, eV/Å", "stress": "stress component, eV/Å³"}
+        curves = []
+        for name, label in units.items():
+            if f"{name}_label" not in self.arrays:
+                continue
+            known, predicted = self.arrays[f"{name}_label"].ravel(), self.arrays[f"{name}_predicted"].ravel()
+            chosen = np.linspace(0, len(known) - 1, min(len(known), PARITY_POINTS)).astype(int)
+            line = Series("validation set", known[chosen], predicted[chosen])
+            curves.append(Curve(f"Parity: {name}", f"reference {label}", f"predicted {label}", (line,), kind="parity"))
+        return tuple(curves)
+
+
+def _parity(answers: list[Properties], dataset: Dataset) -> dict[str, np.ndarray]:
+    """Predictions beside labels, energies per atom."""
+    arrays: dict[str, np.ndarray] = {}
+    for name in Properties._fields:
+        pairs = [
+            (getattr(label, name), getattr(answer, name), len(atoms) if name == "energy" else 1)
+            for label, answer, atoms in zip(dataset.labels, answers, dataset.atoms, strict=True)
+        ]
+        kept = [(known / n, said.double() / n) for known, said, n in pairs if known is not None and said is not None]
+        if kept:
+            arrays[f"{name}_label"] = torch.stack([k for k, _ in kept]).numpy() if name != "forces" else _rows(kept, 0)
+            arrays[f"{name}_predicted"] = torch.stack([s for _, s in kept]).numpy() if name != "forces" else _rows(kept, 1)
+    return arrays
+
+
+def _rows(pairs: list[tuple[torch.Tensor, torch.Tensor]], which: int) -> np.ndarray:
+    return torch.cat([pair[which] for pair in pairs]).numpy()
+
+

@@ -1,0 +1,22 @@
+"""Settings, facts and results: what was chosen for a job, what the job found, and the folder that keeps both."""
+
+from tumble.results.facts import Cell, Curve, Fact, Map, Series, Sketch, Table, Verdict, number
+from tumble.results.folder import Result, Saved, load_result
+from tumble.results.settings import Setting, Settings
+
+__all__ = [
+    "Cell",
+    "Curve",
+    "Fact",
+    "Map",
+    "Result",
+    "Saved",
+    "Series",
+    "Setting",
+    "Settings",
+    "Sketch",
+    "Table",
+    "Verdict",
+    "load_result",
+    "number",
+]
