@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import final
 
+import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def skewed_dimer(epsilon: float = 0.3) -> Gradient:
 
 
 def quartic(epsilon: float = 0.3, cutoff: float = 3.0) -> Gradient:
-    """E = ε Σ_pairs (x⁴ + y⁴ + z⁴) / r⁴, smoothly zero at the cutoff so that it has a stress."""
+    """E = ε Σ_pairs (x⁴ + y⁴ + z⁴) / r⁴."""
 
     def energy(v: Tensor, _i: Tensor, _j: Tensor) -> Tensor:
         return epsilon * (v**4).sum(1) / v.square().sum(1) ** 2
@@ -53,7 +54,7 @@ def polar(epsilon: float = 0.3) -> Gradient:
     """E = ε r̂·ẑ from the lighter to the heavier atom: pure ℓ = 1, of odd parity."""
 
     def energy(v: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return epsilon * torch.sign(j - i) * v[:, 2] / v.norm(dim=1)
+        return epsilon * v[:, 2] * torch.sign(j - i) / v.norm(dim=1)
 
     return Gradient(PairFunction(energy))
 
@@ -118,5 +119,5 @@ class Recorder(Potential):
 
 def dimer(symbols: str = "HF", r: float = 1.2) -> Atoms:
     """Two atoms along an arbitrary direction."""
-    direction = torch.tensor([0.36, 0.48, 0.8], dtype=torch.float64)
-    return Atoms(symbols, [[0.1, 0.2, 0.3], (torch.tensor([0.1, 0.2, 0.3]).double() + r * direction).numpy()])
+    start = np.array([0.1, 0.2, 0.3])
+    return Atoms(symbols, [start, start + r * np.array([0.36, 0.48, 0.8])])

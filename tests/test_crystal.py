@@ -13,7 +13,7 @@ from tumble.crystal import (
     point_operations,
     resolution,
 )
-from tumble.rotations import GENERIC, Rotations, find
+from tumble.rotations import Rotations, find
 
 SIMPLE = Atoms("SF6", [(0, 0, 0), *(1.5 * s * np.eye(3)[i] for i in range(3) for s in (1, -1))])
 
@@ -24,11 +24,6 @@ def zincblende() -> Atoms:
 
 def wire(symbols: str, heights: list[float], period: float = 3.0) -> Atoms:
     return Atoms(symbols, [(0, 0, z) for z in heights], cell=[0, 0, period], pbc=[False, False, True])
-
-
-def as_rule(group: PointGroup) -> Rotations:
-    n = len(group.matrices)
-    return Rotations(group.matrices, torch.full((n,), 1 / n, dtype=torch.float64), 0, "point group")
 
 
 STRUCTURES = {
@@ -70,7 +65,17 @@ def test_the_point_group_is_the_known_one(name):
     group = point_operations(atoms)
     assert (len(group.matrices), len(group.axes), group.lowest_channel()) == (n_operations, n_axes, lowest)
     assert group.is_finite == (n_axes == 0)
-    assert as_rule(group).is_group
+    if group.is_finite:
+        rule = group.rule()
+        assert rule.is_group
+        torch.testing.assert_close(rule.residuals(6), group.channels(6).double(), atol=1e-6, rtol=0)
+        assert rule.degree == lowest - 1
+
+
+def test_a_rule_of_infinitely_many_operations_is_refused():
+    for atoms in (molecule("CO2"), Atoms("Ar")):
+        with pytest.raises(ValueError, match="infinitely many point operations; a rule needs finitely many"):
+            point_operations(atoms).rule()
 
 
 @pytest.mark.parametrize("name", ["diamond", "zincblende", "hcp", "slab", "benzene", "methane", "CO2", "chiral tube"])
@@ -123,7 +128,7 @@ def test_a_near_symmetric_crystal_has_exactly_orthogonal_operations_within_the_t
     torch.testing.assert_close(
         loose.matrices @ loose.matrices.mT, torch.eye(3, dtype=torch.float64).expand(48, 3, 3), atol=1e-14, rtol=0
     )
-    assert as_rule(loose).is_group
+    assert loose.rule().is_group
     assert len(point_operations(atoms, symprec=1e-6).matrices) == 1
 
 
@@ -199,9 +204,9 @@ def test_an_aligned_rule_captures_nothing_of_a_crystal_with_its_own_group():
         assert seen.captured == pytest.approx(0, abs=1e-12)
 
 
-def test_the_generic_offset_opens_the_eye_of_every_group_rule():
+def test_the_generic_frame_opens_the_eye_of_every_group_rule():
     for spec, atoms in [("O", bulk("Cu")), ("Oh", bulk("Si")), ("T", zincblende()), ("T", bulk("Cu"))]:
-        seen = check_resolution(Rotations.parse(spec).offset(GENERIC), point_operations(atoms))
+        seen = check_resolution(Rotations.parse(spec).generic(), point_operations(atoms))
         assert seen.n_distinct == len(Rotations.parse(spec)) // (2 if spec == "Oh" else 1)
         assert seen.captured > 0.92
 

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from analytic import Foreigner, Handed, Recorder, dimer, lopsided, polar, quartic, skewed_dimer
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones as EngineLennardJones
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analytic import Foreigner, Handed, Recorder, dimer, lopsided, polar, quartic, skewed_dimer
 from tumble import neighbors, orbit
 from tumble.batch import Properties, collate, strain
 from tumble.bridges.ase import Foreign
@@ -261,7 +261,7 @@ def test_parity_of_forces_and_stress_vanishes_only_for_even_potentials():
 def test_parity_without_opposite_nodes_is_refused():
     potential = skewed_dimer()
     found = Orbit.of(potential, collate_for(potential, [dimer()]), Rotations.parse("O"))
-    with pytest.raises(ValueError, match="which O does not have. Use a rule with inversion"):
+    with pytest.raises(ValueError, match=r"which O does not have\. Use a rule with inversion"):
         found.parity()
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from analytic import dimer, polar, quartic, skewed_dimer
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from analytic import dimer, lopsided, polar, quartic, skewed_dimer
 from tumble.crystal import check_resolution, point_operations
 from tumble.models.pair import LennardJones
 from tumble.orbit import Orbit, mean_over
@@ -84,22 +84,38 @@ def test_an_aligned_octahedral_rule_is_blind_to_a_cubic_crystal_and_a_generic_on
         assert float(orbit(potential, cell, f"{spec}@generic").spread().energy) > 0.3 * true
         with pytest.raises(ValueError, match="sees only 1 distinct"):
             check_resolution(Rotations.parse(spec), point_operations(cell))
-        check_resolution(Rotations.parse(spec).offset(GENERIC), point_operations(cell))
+        check_resolution(Rotations.parse(f"{spec}@generic"), point_operations(cell))
     n_pairs = {"Po": 3, "Cu": 6, "Fe": 4}[cell.get_chemical_symbols()[0]]
     aligned = {"Po": 1.0, "Cu": 1 / 2, "Fe": 1 / 3}[cell.get_chemical_symbols()[0]]
-    # In the lab frame the energy is n ε Σx⁴ of one bond; over orientations its mean is 3/5 n ε and its variance that
-    # of one kubic harmonic, (aligned - 3/5)² n² ε² 1/9 · (9/4)(16/21)...: the deviation there squared times 1/9.
+    # Structure and potential both are cubic: the energy is n ε [3/5 + (aligned - 3/5) D(Q)], with D the matrix element
+    # of the one cubic invariant of ℓ = 4, which is 1 in the aligned frame and has a mean square of 1/(2ℓ+1).
     assert float(predict(potential, cell)[0].energy) == pytest.approx(n_pairs * aligned * EPSILON, rel=1e-12)
     assert float(orbit(potential, cell, "I").mean().energy) == pytest.approx(n_pairs * EPSILON * 3 / 5, rel=1e-12)
     assert true == pytest.approx(abs(aligned - 3 / 5) * n_pairs * EPSILON / 3, rel=1e-12)
 
 
-def test_left_multiplication_does_not_open_the_blind_spot():
-    potential, cell = quartic(EPSILON, cutoff=2.7), bulk("Cu", a=3.6)
+def test_the_blind_spot_has_two_sides_and_each_needs_its_own_turn():
     octahedral = Rotations.parse("O")
-    left = Rotations(GENERIC @ octahedral.matrices, octahedral.weights, 3, "left")
-    batch = collate_for(potential, [cell])
-    assert float(Orbit.of(potential, batch, left).spread().energy) < 1e-14
+    left = Rotations(GENERIC.T @ octahedral.matrices, octahedral.weights, 3, "left")
+    right = octahedral.offset(GENERIC)
+
+    def spread(potential: Potential, atoms: Atoms, rotations: Rotations) -> float:
+        return float(Orbit.of(potential, collate_for(potential, [atoms]), rotations).spread().energy)
+
+    # A cubic crystal and a potential without symmetry: a turn of the lab alone does not help.
+    crystal, asymmetric = bulk("Cu", a=3.6), lopsided(cutoff=2.7)
+    assert spread(asymmetric, crystal, octahedral) < 1e-14
+    assert spread(asymmetric, crystal, left) < 1e-14
+    assert spread(asymmetric, crystal, right) > 1e-4
+    # A potential with cubic axes of its own and a dimer of no cubic symmetry: a turn of the structure alone does not.
+    cubic = quartic(EPSILON)
+    assert spread(cubic, dimer(), octahedral) < 1e-14
+    assert spread(cubic, dimer(), right) < 1e-14
+    assert spread(cubic, dimer(), left) > 1e-3
+    # A measuring rule makes both.
+    assert spread(asymmetric, crystal, octahedral.generic()) > 1e-4
+    assert spread(cubic, dimer(), octahedral.generic()) > 1e-3
+    assert spread(cubic, crystal, octahedral.generic()) > 1e-3
 
 
 def test_lennard_jones_has_no_spread_above_the_rounding():

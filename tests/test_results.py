@@ -228,6 +228,10 @@ def test_settings_describe_themselves_with_dotted_names() -> None:
         (lambda: Map("M", "", range(4), range(4), np.zeros((4, 4))), "spans 3 of longitude, .* not radians"),
         (lambda: Map("M", "", range(3), range(4), np.zeros((4, 3))), "has 4 latitudes and 3 longitudes; at least 4"),
         (lambda: Map("M", "", range(9), range(4), np.zeros((9, 4))), r"values of 'M': the shape is \(9, 4\)"),
+        (
+            lambda: Map("M", "", range(9), range(4), np.full((4, 9), np.inf)),
+            "map 'M' has 36 values that are not finite",
+        ),
         (lambda: Sketch("S", "", [1], [[0, 0]], np.eye(3), False, [1]), "cannot reshape|positions of 'S'"),
         (
             lambda: Sketch("S", "", [1], np.zeros((2, 3)), np.eye(3), False, [1]),

@@ -101,9 +101,10 @@ def test_groups_are_closed_and_contain_the_identity_first(spec):
     assert bool((find(rotations.matrices, rotations.matrices) == torch.arange(len(rotations))).all())
 
 
-@pytest.mark.parametrize("spec", ["so3:7", "euler:3", "random:5", "Ih@generic"])
+@pytest.mark.parametrize("spec", ["so3:7", "euler:3", "random:5"])
 def test_grids_and_cosets_are_not_groups(spec):
     assert not Rotations.parse(spec).is_group
+    assert not Rotations.parse("O").offset(GENERIC).is_group
 
 
 def test_unequal_weights_do_not_make_a_group():
@@ -128,6 +129,9 @@ def test_the_opposite_of_each_node_is_found_after_a_turn_too():
     rotations = Rotations.parse("o3:7@generic")
     opposite = rotations.opposite()
     torch.testing.assert_close(rotations.matrices[opposite], -rotations.matrices)
+    shuffled = torch.randperm(len(rotations), generator=torch.Generator().manual_seed(0))
+    mixed_up = Rotations(rotations.matrices[shuffled], rotations.weights[shuffled], 7, "shuffled")
+    torch.testing.assert_close(mixed_up.matrices[mixed_up.opposite()], -mixed_up.matrices)
     mixed = Rotations(torch.stack([torch.eye(3), -GENERIC]), torch.tensor([0.5, 0.5]), 0, "mixed")
     assert mixed.opposite() is None
     assert not mixed.is_proper
@@ -191,11 +195,19 @@ def test_an_offset_keeps_what_a_rule_removes_and_leaves(seed, spec):
     torch.testing.assert_close(turned.residuals(6), rotations.residuals(6), atol=1e-12, rtol=1e-9)
 
 
-def test_the_generic_offset_multiplies_from_the_right_and_has_a_name_that_parses():
+def test_an_offset_multiplies_from_the_right():
     rotations = Rotations.parse("Oh")
-    turned = rotations.offset(GENERIC)
-    assert turned.name == "Oh@generic"
-    assert torch.equal(turned.matrices, rotations.matrices @ GENERIC)
+    assert torch.equal(rotations.offset(GENERIC).matrices, rotations.matrices @ GENERIC)
+
+
+def test_the_generic_frame_is_turned_on_both_sides_and_has_a_name_that_parses():
+    rotations = Rotations.parse("Oh")
+    turned = rotations.generic()
+    assert (turned.name, turned.degree) == ("Oh@generic", 3)
+    assert turned.is_group
+    torch.testing.assert_close(turned.matrices, GENERIC.T @ rotations.matrices @ GENERIC)
+    # Only 1 and -1 are common to both frames.
+    assert int((find(turned.matrices, rotations.matrices, 1e-2) >= 0).sum()) == 2
     assert torch.equal(Rotations.parse(turned.name).matrices, turned.matrices)
     torch.testing.assert_close(GENERIC @ GENERIC.T, torch.eye(3, dtype=torch.float64))
     assert torch.linalg.det(GENERIC) > 0
@@ -238,6 +250,11 @@ def test_an_unknown_spec_is_refused_with_the_grammar_and_the_nearest_one(spec, n
     with pytest.raises(ValueError, match=r"not in the grammar: none, i, T, .*random:n:seed") as caught:
         Rotations.parse(spec)
     assert f'Did you mean "{nearest}"?' in str(caught.value)
+
+
+def test_the_rule_crystal_is_refused_with_the_way_to_get_it():
+    with pytest.raises(ValueError, match=r"has no spec\. Use tumble\.crystal\.point_operations\(atoms\)\.rule\(\)"):
+        Rotations.parse("crystal")
 
 
 def test_white_space_around_a_spec_is_ignored():

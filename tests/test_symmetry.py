@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 import torch
-from analytic import Foreigner, Handed, Recorder, dimer, lopsided, quartic, skewed_dimer
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from analytic import Foreigner, Handed, Recorder, dimer, lopsided, quartic, skewed_dimer
 from tumble.batch import collate
 from tumble.crystal import point_operations
 from tumble.models.pair import LennardJones
@@ -14,10 +16,10 @@ from tumble.symmetry import Symmetrized, symmetrize
 
 
 def turned(atoms: Atoms, turn: torch.Tensor) -> Atoms:
-    copy = atoms.copy()
-    copy.set_cell(atoms.cell.array @ turn.numpy().T)
-    copy.positions = atoms.positions @ turn.numpy().T
-    return copy
+    result = atoms.copy()
+    result.set_cell(atoms.cell.array @ turn.numpy().T)
+    result.positions = atoms.positions @ turn.numpy().T
+    return result
 
 
 def rattled() -> Atoms:
@@ -97,9 +99,7 @@ def test_a_rule_that_contains_the_point_group_makes_the_mean_exactly_invariant(s
     atoms = bulk("GaAs", "zincblende", a=4.2)
     if cell == "turned":
         atoms = turned(atoms, Rotations.random(1, seed=3).matrices[0])
-        operations = point_operations(atoms).matrices
-        n = len(operations)
-        rotations = Rotations(operations, torch.full((n,), 1 / n, dtype=torch.float64), 0, "crystal")
+        rotations = point_operations(atoms).rule()
     else:
         rotations = Rotations.parse(spec)
     raw = predict(lopsided(), atoms)[0]
@@ -188,6 +188,13 @@ def test_in_training_energy_forces_and_stress_can_be_differentiated_with_respect
 def test_the_weights_of_a_symmetrized_potential_are_those_inside():
     symmetric = symmetrize(lopsided(), "T")
     assert list(symmetric.state_dict()) == ["inner.model.scale"]
+
+
+def test_a_copy_answers_the_same():
+    symmetric = symmetrize(lopsided(), "T@generic")
+    batch = collate_for(symmetric, [rattled()])
+    for field, reference in zip(copy.deepcopy(symmetric)(batch), symmetric(batch), strict=True):
+        assert torch.equal(field, reference)
 
 
 def test_a_symmetrized_potential_says_how():

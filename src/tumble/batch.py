@@ -140,12 +140,13 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     pairs = np.cumsum([0] + [b.n_pairs for b in batches]).tolist()
     structures = np.cumsum([0] + [b.n_structures for b in batches]).tolist()
     offsets = {"structure": structures, "center": atoms, "neighbor": atoms, "reverse": pairs}
-    return Batch(
-        *(
-            torch.cat([getattr(b, name) + offsets[name][k] if name in offsets else getattr(b, name) for k, b in enumerate(batches)])
-            for name in Batch._fields
-        )
-    )
+
+    def joined(name: str) -> Tensor:
+        shifts = offsets.get(name, [0] * len(batches))
+        parts = [getattr(one, name) for one in batches]
+        return torch.cat([part + shift if shift else part for part, shift in zip(parts, shifts, strict=False)])
+
+    return Batch(*(joined(name) for name in Batch._fields))
 
 
 def to_atoms(batch: Batch) -> list[Atoms]:
@@ -270,7 +271,10 @@ def _check_and_search(
             f"{positions[bad[0]]} Å. Remove the structure or repair its file."
         )
     if not np.isfinite(cell).all():
-        raise ValueError(f"structure {index} has a cell with NaN or infinite entries: {cell.tolist()}. Repair its file.")
+        raise ValueError(
+            f"structure {index} has a cell with NaN or infinite entries: {cell.tolist()}; finite numbers are needed. "
+            "Repair its file."
+        )
     if pbc.any() and (size := _periodic_measure(cell, pbc)) < 1e-3:
         raise ValueError(
             f"structure {index} is periodic along {''.join(np.array(list('abc'))[pbc])}, but its cell "

@@ -86,7 +86,8 @@ def load(
         potential = metatrain.load(path)
     else:
         header = read_header(path)
-        potential = _rebuild(header["recipe"])
+        with torch.random.fork_rng(devices=[]):  # random first weights must not use up the caller's random numbers
+            potential = _rebuild(header["recipe"])
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
         potential.to(next((t.dtype for t in tensors.values() if t.dtype == torch.float32), torch.float64))
@@ -190,4 +191,6 @@ def _rebuild(recipe: Mapping[str, Any]) -> Potential:
 
             return from_spec(recipe["spec"])
         case other:
-            raise ValueError(f"the file describes a {other!r}, which this version does not know. Install a newer tumble.")
+            raise ValueError(
+                f"the file describes a {other!r}, which this version does not know. Install a newer tumble."
+            )

@@ -53,6 +53,21 @@ class PointGroup:
         is_about = ((rest @ self.axes[0]) - self.axes[0]).abs().amax(-1) <= SAME_ORIENTATION
         return torch.any(is_about & (torch.linalg.det(rest) > 0), dim=1)
 
+    def rule(self) -> Rotations:
+        """The operations as a rule: a mean over it is exactly symmetric under the structure's own point group.
+
+        Raises:
+            ValueError: there are infinitely many operations.
+        """
+        lowest = self.lowest_channel()
+        if not self.is_finite or lowest is None:
+            raise ValueError(
+                "a linear molecule, a straight chain or an isolated atom has infinitely many point operations; a rule "
+                'needs finitely many. Use "o3:L" or a polyhedral group.'
+            )
+        weights = torch.full((len(self.matrices),), 1 / len(self.matrices), dtype=torch.float64)
+        return Rotations(self.matrices, weights, lowest - 1, "crystal")
+
     def _sampled(self, l_max: int) -> Tensor:
         """Operations (H', 3, 3) whose mean is that over the whole group for every ℓ <= l_max: all, if it is finite.
 
@@ -128,7 +143,7 @@ def check_resolution(rotations: Rotations, group: PointGroup) -> Resolution:
             f"the rule {rotations.name} ({len(rotations)} rotations) sees only {seen.n_distinct} distinct orientations "
             f"of this structure and captures {100 * seen.captured:.0f} % of its lowest anisotropic channel, "
             f"l = {seen.lowest}; at least {100 * RESOLVED:.0f} % is needed, or the spread is not measured but missed. "
-            f"Turn the rule out of the structure's frame: {remedy}, or rotations.offset(GENERIC)."
+            f"Turn the rule out of the structure's frame: {remedy}, or Rotations.generic()."
         )
     return seen
 

@@ -7,6 +7,9 @@ import vesin
 from ase.geometry import complete_cell
 from numpy.typing import NDArray
 
+ROUNDING = 1e-9
+"""Å. Pairs on the cutoff count as within it, so that a crystal's shell is found whole however its box is turned."""
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -29,7 +32,9 @@ class Pairs(NamedTuple):
 class Search(Protocol):
     """Anything that finds the pairs of a structure: `search` itself, or a `Verlet` list."""
 
-    def __call__(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Pairs: ...
+    def __call__(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Pairs:
+        """The pairs within the cutoff."""
+        ...
 
 
 def search(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Pairs:
@@ -45,7 +50,7 @@ def search(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: floa
     """
     if cutoff <= 0 or len(positions) == 0:
         return _none()
-    listing = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=False)
+    listing = vesin.NeighborList(cutoff=cutoff + 2 * ROUNDING, full_list=True, sorted=False)
     pairs, shift = listing.compute(
         points=np.ascontiguousarray(positions, dtype=np.float64),
         box=np.ascontiguousarray(complete_cell(cell), dtype=np.float64),
@@ -54,6 +59,8 @@ def search(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: floa
     )
     center, neighbor = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
     shift = shift.astype(np.int64)
+    within = _within(center, neighbor, shift, positions, cell, cutoff)
+    center, neighbor, shift = center[within], neighbor[within], shift[within]
     order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], neighbor, center))
     center, neighbor, shift = center[order], neighbor[order], shift[order]
     return Pairs(center, neighbor, shift, _reverse(center, neighbor, shift))
@@ -61,7 +68,7 @@ def search(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: floa
 
 def vectors(pairs: Pairs, positions: Floats, cell: Floats) -> Floats:
     """Pair vectors v = x_j - x_i + S @ cell, (P, 3) Å."""
-    return positions[pairs.neighbor] - positions[pairs.center] + pairs.shift @ cell
+    return _vectors(pairs.center, pairs.neighbor, pairs.shift, positions, cell)
 
 
 def keep(pairs: Pairs, mask: NDArray[np.bool_]) -> Pairs:
@@ -99,8 +106,8 @@ class Verlet:
             self._pairs = search(positions, cell, pbc, cutoff + self.skin)
             self._reference = (positions.copy(), np.array(cell, copy=True), np.array(pbc, copy=True), cutoff)
             self.n_searches += 1
-        distance2 = np.square(vectors(self._pairs, positions, cell)).sum(axis=1)
-        return keep(self._pairs, distance2 <= cutoff * cutoff)
+        center, neighbor, shift, _ = self._pairs
+        return keep(self._pairs, _within(center, neighbor, shift, positions, cell, cutoff))
 
     def _is_stale(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> bool:
         if self._reference is None:
@@ -125,12 +132,25 @@ def _none() -> Pairs:
     return Pairs(empty, empty, np.zeros((0, 3), dtype=np.int64), empty)
 
 
+def _vectors(center: Integers, neighbor: Integers, shift: Integers, positions: Floats, cell: Floats) -> Floats:
+    # Summed term by term: a matrix product may round a pair and its reverse differently, and must not.
+    moved = shift[:, :1] * cell[0] + shift[:, 1:2] * cell[1] + shift[:, 2:] * cell[2]
+    return positions[neighbor] - positions[center] + moved
+
+
+def _within(
+    center: Integers, neighbor: Integers, shift: Integers, positions: Floats, cell: Floats, cutoff: float
+) -> NDArray[np.bool_]:
+    distance2 = np.square(_vectors(center, neighbor, shift, positions, cell)).sum(axis=1)
+    return distance2 <= (cutoff + ROUNDING) ** 2
+
+
 def _reverse(center: Integers, neighbor: Integers, shift: Integers) -> Integers:
     """Position of (j, i, -S) for each pair of a list sorted by (i, j, S)."""
     order = np.lexsort((-shift[:, 2], -shift[:, 1], -shift[:, 0], center, neighbor))
     reverse = np.empty(len(center), dtype=np.int64)
     reverse[order] = np.arange(len(center))
-    # A pair exactly at the cutoff could be found from one side only; then nothing downstream would be right.
+    # A pair found from one side only would make everything downstream wrong.
     if len(order) and not (
         np.array_equal(neighbor[order], center)
         and np.array_equal(center[order], neighbor)
@@ -138,6 +158,6 @@ def _reverse(center: Integers, neighbor: Integers, shift: Integers) -> Integers:
     ):
         raise RuntimeError(
             f"the neighbour search returned {len(center)} pairs of which some have no reverse; "
-            "a pair lies on the cutoff to rounding. Change the cutoff by 1e-6 Å or move the atoms a little."
+            "every pair was expected from both sides. Change the cutoff by 1e-6 Å, and report the structure."
         )
     return reverse

@@ -150,7 +150,7 @@ class Orbit:
         weighted = (field - mean).flatten(1).cpu() * self.rotations.weights[:, None]
         sums = character_sums(self.rotations.matrices, weighted, self.rotations.matrices, weighted, l_max)
         sums = sums.reshape(2, l_max + 1, len(mean), -1).sum(3)
-        power = (2 * torch.arange(l_max + 1)[:, None] + 1) * sums.to(field.device)
+        power = ((2 * torch.arange(l_max + 1)[:, None] + 1) * sums).to(field.device)
         power[0, 0] += _squares(mean, keep=1)
         return power[:1] if self.rotations.is_proper else power
 
@@ -204,8 +204,9 @@ def passes(
     for matrices, weights in rotations.chunks(chunk):
         turns = matrices.to(batch.positions.device).repeat_interleave(batch.n_structures, dim=0)
         packed = turn(copies(batch, len(matrices)), turns)
-        exact = _each(Tensor.double, potential(packed))
-        back = turn_back(exact, turns, packed.structure)
+        with torch.set_grad_enabled(potential.training and torch.is_grad_enabled()):
+            answers = potential(packed)
+        back = turn_back(_each(Tensor.double, answers), turns, packed.structure)
         yield weights, _each(partial(_by_rotation, len(weights)), back)
 
 

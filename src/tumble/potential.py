@@ -251,4 +251,6 @@ def _stress(virial: Tensor, batch: Batch) -> Tensor:
 
 
 def _detached(outputs: Outputs) -> Outputs:
-    return Outputs(*(None if field is None else field.detach() for field in outputs))
+    forces = None if outputs.forces is None else outputs.forces.detach()
+    stress = None if outputs.stress is None else outputs.stress.detach()
+    return Outputs(outputs.energies.detach(), forces, stress)

@@ -1,6 +1,7 @@
 """Rotations: which turns to ask about, with which weights, and up to which angular degree their mean is exact."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +12,7 @@ from scipy.integrate import lebedev_rule
 from torch import Tensor
 
 GRAMMAR: Final = "none, i, T, O, I, Th, Oh, Ih, so3:L, o3:L, euler:L, euler:Li, random:n, random:n:seed"
-"""What `Rotations.parse` understands; L, n and seed are integers, and `@generic` may follow any of them."""
+"""What `Rotations.parse` understands; L, n and seed are integers, and `@generic` may follow for `Rotations.generic`."""
 
 ORTHOGONALITY: Final = 1e-10
 """Largest |R Rᵀ - 1| of a matrix that counts as orthogonal."""
@@ -68,7 +69,7 @@ class Rotations:
 
     @classmethod
     def parse(cls, spec: str) -> "Rotations":
-        """The rule a spec names: `Ih`, `o3:7`, `euler:3i`, `random:100:1`; `@generic` after it adds the fixed offset.
+        """The rule a spec names: `Ih`, `o3:7`, `euler:3i`, `random:100:1`; in a generic frame with `@generic` after it.
 
         Raises:
             ValueError: the spec is not in the grammar, with the nearest that is; or a degree out of range.
@@ -77,25 +78,24 @@ class Rotations:
         if at:
             if offset != "generic":
                 raise _unknown(spec, rule + "@generic")
-            return cls.parse(rule).offset(GENERIC)
+            return cls.parse(rule).generic()
+        if rule == "crystal":
+            raise ValueError(
+                "the rule crystal is the point group of one structure and has no spec. "
+                "Use tumble.crystal.point_operations(atoms).rule(), which is a Rotations."
+            )
         if rule == "none":
             return _uniform(torch.eye(3, dtype=torch.float64)[None], 0, "none")
         if rule == "i":
             return _with_inversion(cls.parse("none"), "i")
         if rule in _GROUPS:
             return cls.group(rule)
-        head, *arguments = rule.split(":")
-        inverted = head == "euler" and arguments[-1:] != [] and arguments[-1].endswith("i")
-        digits = [argument.removesuffix("i") if inverted else argument for argument in arguments]
-        if len(digits) not in ((1, 2) if head == "random" else (1,)) or not all(d.isdecimal() for d in digits):
-            raise _unknown(spec)
-        numbers = [int(d) for d in digits]
-        if head in ("so3", "o3"):
-            return cls.grid(*numbers, inversion=head == "o3")
-        if head == "euler":
-            return cls.euler(*numbers, inversion=inverted)
-        if head == "random":
-            return cls.random(*numbers)
+        if found := re.fullmatch(r"(so3|o3):(\d+)", rule):
+            return cls.grid(int(found[2]), inversion=found[1] == "o3")
+        if found := re.fullmatch(r"euler:(\d+)(i?)", rule):
+            return cls.euler(int(found[1]), inversion=found[2] == "i")
+        if found := re.fullmatch(r"random:(\d+)(?::(\d+))?", rule):
+            return cls.random(int(found[1]), seed=int(found[2] or 0))
         raise _unknown(spec)
 
     @classmethod
@@ -201,16 +201,21 @@ class Rotations:
     def offset(self, rotation: Tensor) -> "Rotations":
         """The rule with nodes Q R0: the same degree, other orientations of the structure.
 
-        Turning the structure before the rule acts is what takes a crystal out of the rule's frame; multiplication
-        from the left would only turn the lab.
-
         Args:
             rotation: (3, 3) orthogonal.
         """
-        generic = rotation is GENERIC
         rotation = torch.as_tensor(rotation, dtype=torch.float64)
-        name = f"{self.name}@{'generic' if generic else 'offset'}"
-        return Rotations(self.matrices @ rotation, self.weights, self.degree, name)
+        return Rotations(self.matrices @ rotation, self.weights, self.degree, f"{self.name}@offset")
+
+    def generic(self) -> "Rotations":
+        """The rule with nodes R0ᵀ Q R0, in the frame of the fixed rotation `GENERIC`: what a measuring rule needs.
+
+        R0 on the right takes a crystal out of the rule's frame: of a crystal whose point group holds all nodes an
+        aligned rule sees one orientation. R0ᵀ on the left does the same for the lab: of a potential that is symmetric
+        under all nodes (x⁴ + y⁴ + z⁴ under the octahedral group) an aligned rule sees one value. The degree, the
+        identity and the closure of a group are kept.
+        """
+        return Rotations(GENERIC.T @ self.matrices @ GENERIC, self.weights, self.degree, f"{self.name}@generic")
 
     def residuals(self, l_max: int) -> Tensor:
         """What the rule leaves of each channel: Σ_rs w_r w_s χ_ℓσ(Q_r Q_s⁻¹) >= 0; zero if it averages to zero.
@@ -243,7 +248,11 @@ class Rotations:
         """(R,) index of -Q for each node Q; None if some node has no opposite of the same weight."""
         if self.is_proper or len(self) % 2:
             return None
-        found = find(-self.matrices, self.matrices)
+        half = len(self) // 2
+        if torch.equal(self.matrices[:half], -self.matrices[half:]):
+            found = torch.arange(len(self)).roll(half)
+        else:
+            found = find(-self.matrices, self.matrices)
         if bool((found < 0).any()) or not torch.allclose(self.weights[found], self.weights, rtol=1e-9, atol=0):
             return None
         return found
@@ -381,7 +390,7 @@ def _unknown(spec: str, nearest: str = "") -> ValueError:
 
 
 GENERIC: Final = _from_quaternions(torch.tensor([[2.0, 3.0, 5.0, 13.0]], dtype=torch.float64).sqrt())[0]
-"""(3, 3) the fixed rotation R0 that takes a crystal out of the frame of a measuring rule.
+"""(3, 3) the fixed rotation R0 that takes a crystal and the lab out of the frame of a measuring rule.
 
 Of no symmetry with respect to the lab axes: T, O and I turned by it miss less than 8 % of the variance of the lowest
 channel of a structure with the same group in the lab frame, of which unturned they miss all.

@@ -46,8 +46,7 @@ class Symmetrized(Potential):
 
     def forward(self, batch: Batch) -> Properties:
         """Mean energy, forces and stress; in training mode they can be differentiated again."""
-        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
-            energy, forces, stress = mean_over(self.inner, batch, self.rotations, self.chunk)
+        energy, forces, stress = mean_over(self.inner, batch, self.rotations, self.chunk)
         dtype = batch.positions.dtype
         return Properties(
             energy, None if forces is None else forces.to(dtype), None if stress is None else stress.to(dtype)

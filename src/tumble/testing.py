@@ -8,6 +8,7 @@ Turning a structure is not among them: how the answers change with orientation i
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,6 @@ def structures(species: Sequence[int] = (6,)) -> list[Atoms]:
     d = 1.7 * max(float(covalent_radii[z]) for z in species)
     shear = np.array([[1.0, 0.0, 0.0], [0.2, 1.0, 0.0], [-0.1, 0.15, 1.0]])
     empty = np.zeros((3, 3))
-    tiny = Atoms([species[0]], cell=1.2 * d * shear, pbc=True, info={"name": "tiny cell"})
     return [
         Atoms([species[0]], info={"name": "isolated atom"}),
         Atoms([species[0], species[-1]], [[0, 0, 0], [0.3 * d, 0.6 * d, 0.6 * d]], info={"name": "pair"}),
@@ -41,7 +41,7 @@ def structures(species: Sequence[int] = (6,)) -> list[Atoms]:
         _grid("wire", species, (3, 1, 2), d, np.diag([3.0 * d, 0.0, 0.0]), (True, False, False)),
         _grid("slab", species, (2, 2, 1), d, np.diag([2.0 * d, 2.0 * d, 12.0]) @ shear, (True, True, False)),
         _grid("triclinic crystal", species, (2, 2, 2), d, 2.0 * d * shear, True),
-        tiny,
+        Atoms([species[0]], cell=1.2 * d * shear, pbc=True, info={"name": "tiny cell"}),
     ]
 
 
@@ -101,7 +101,7 @@ def check_model(model: Model, *, atoms: Structures | None = None, tolerance: flo
     for name, contract in MODEL_CONTRACTS.items():
         found[name] = contract(model, atoms)
         if found[name] != 0:
-            raise AssertionError(f"{type(model).__name__}: {name}: violated ({found[name]:.3g}).")
+            raise AssertionError(f"{type(model).__name__}: {name}: violated by {found[name]:.3g}, 0 was expected.")
     found |= check_potential(Gradient(model), atoms=atoms, tolerance=tolerance)
     if model.has_direct_forces:
         direct = check_potential(Direct(model), atoms=atoms, tolerance=tolerance)
@@ -159,11 +159,9 @@ def answers_have_their_shapes(potential: Potential, atoms: Structures) -> float:
         dtype = torch.float64 if name == "energy" else batch.positions.dtype
         if value is None or value.shape != shapes[name] or value.dtype != dtype or value.requires_grad:
             return float("inf")
-        if not bool(value.isfinite().all()):
-            return float("inf")
-    if answer.stress is not None and bool(answer.stress[~has_volume(batch)].any()):
-        return float("inf")
-    return 0.0
+    finite = all(bool(value.isfinite().all()) for value in answer if value is not None)
+    spurious = answer.stress is not None and bool(answer.stress[~has_volume(batch)].any())
+    return 0.0 if finite and not spurious else float("inf")
 
 
 def answers_repeat(potential: Potential, atoms: Structures) -> float:
@@ -192,11 +190,8 @@ def atoms_may_be_relabelled(potential: Potential, atoms: Structures) -> float:
     """Another order of the atoms permutes the forces and changes nothing else."""
     orders = [np.random.default_rng(4).permutation(len(one)) for one in atoms]
     answers = predict(potential, [one[order] for one, order in zip(atoms, orders, strict=True)])
-    expected = [
-        p._replace(forces=None if p.forces is None else p.forces[torch.as_tensor(order)])
-        for p, order in zip(predict(potential, atoms), orders, strict=True)
-    ]
-    return _worst(answers, expected)
+    expected = zip(predict(potential, atoms), orders, strict=True)
+    return _worst(answers, [p._replace(forces=_double(p.forces)[torch.as_tensor(order)]) for p, order in expected])
 
 
 def batches_equal_singles(potential: Potential, atoms: Structures) -> float:
@@ -211,13 +206,10 @@ def supercells_repeat(potential: Potential, atoms: Structures) -> float:
         return 0.0
     times = [tuple(np.where(np.arange(3) == np.flatnonzero(one.pbc)[0], 2, 1).tolist()) for one in periodic]
     answers = predict(potential, [one.repeat(n) for one, n in zip(periodic, times, strict=True)])
-    expected = [
-        Properties(
-            None if p.energy is None else 2 * p.energy, None if p.forces is None else p.forces.repeat(2, 1), p.stress
-        )
-        for p in predict(potential, periodic)
-    ]
-    return _worst(answers, expected)
+    expected = predict(potential, periodic)
+    return _worst(
+        answers, [Properties(2 * _double(p.energy), _double(p.forces).repeat(2, 1), p.stress) for p in expected]
+    )
 
 
 def farther_pairs_are_ignored(potential: Potential, atoms: Structures) -> float:
@@ -337,19 +329,12 @@ def _name(atoms: Atoms) -> str:
 
 
 def _grid(
-    name: str,
-    species: Sequence[int],
-    counts: tuple[int, int, int],
-    d: float,
-    cell: np.ndarray,
-    pbc: bool | tuple[bool, bool, bool],
+    name: str, species: Sequence[int], counts: tuple[int, int, int], d: float, cell: np.ndarray, pbc: Any
 ) -> Atoms:
     """Atoms near the points of a grid with spacing d, following the shear of the cell."""
     places = np.stack(np.meshgrid(*(np.arange(n) for n in counts), indexing="ij"), -1).reshape(-1, 3) * d
     places = places + np.random.default_rng(2).uniform(-0.12, 0.12, places.shape) * d
-    shear = np.eye(3)
-    if np.all(pbc):
-        shear = cell / (np.array(counts)[:, None] * d)
+    shear = cell / (np.array(counts)[:, None] * d) if np.all(pbc) else np.eye(3)
     numbers = [species[k % len(species)] for k in range(len(places))]
     return Atoms(numbers, places @ shear, cell=cell, pbc=pbc, info={"name": name})
 

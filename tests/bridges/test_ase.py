@@ -45,12 +45,14 @@ def test_the_calculator_answers_what_the_potential_answers(dtype):
 
 def test_a_stress_that_does_not_exist_says_why():
     atoms = Atoms("Ar2", [[0, 0, 0], [3.6, 0, 0]], calculator=Calculator(argon()))
-    with pytest.raises(PropertyNotImplementedError, match=r"no stress: nothing is periodic or no volume spanned"):
+    with pytest.raises(
+        PropertyNotImplementedError, match=r"there is no stress: nothing is periodic or no volume spanned"
+    ):
         atoms.get_stress()
     assert atoms.get_potential_energy() < 0
     crystal = bulk("Ar", "fcc", a=5.2)
     crystal.calc = Calculator(Foreign(Half()))
-    with pytest.raises(PropertyNotImplementedError, match=r"no stress: this potential gives none"):
+    with pytest.raises(PropertyNotImplementedError, match=r"there is no stress: this potential gives none"):
         crystal.get_stress()
 
 
@@ -200,7 +202,9 @@ def test_names_that_lead_to_no_calculator_say_what_is_wrong(monkeypatch):
         from_spec("ase.calculators.emt")
     with pytest.raises(ImportError, match=r"cannot import 'no_such_package.emt' .*Install its package"):
         from_spec("no_such_package.emt:EMT")
-    with pytest.raises(ValueError, match=r"has no 'ETM', which .* names. Did you mean 'EMT'\?"):
+    with pytest.raises(
+        ValueError, match=r"the module .* has nothing called 'ETM', which .* names. Did you mean 'EMT'\?"
+    ):
         from_spec("ase.calculators.emt:ETM")
     with pytest.raises(RuntimeError, match=r"called without arguments and failed: TypeError"):
         from_spec("made_up:needy")

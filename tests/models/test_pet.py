@@ -8,7 +8,6 @@ import pytest
 import torch
 from ase import Atoms
 
-from tumble.models.pet import PET, PETSettings
 from tumble.potential import Direct, Gradient, Properties, collate_for
 
 SPECIES = [1, 6, 8]
@@ -52,7 +51,7 @@ SMALL = {"d_pet": 16, "d_head": 12, "d_node": 24, "d_feedforward": 20, "num_head
 def reference(changes: dict[str, Any]) -> Any:
     """A random PET of metatrain in float64, with direct heads, composition energies and scales."""
     pytest.importorskip("metatrain", reason="metatrain is not installed; pip install 'tumble[test]'")
-    from metatrain.pet import PET as Theirs
+    from metatrain.pet import PET as THEIRS
     from metatrain.utils.architectures import get_default_hypers
     from metatrain.utils.data import DatasetInfo
     from metatrain.utils.data.target_info import get_energy_target_info, get_generic_target_info
@@ -76,7 +75,7 @@ def reference(changes: dict[str, Any]) -> Any:
         stress: get_generic_target_info(stress, cartesian(2, "pressure", "eV/Angstrom^3", False)),
     }
     torch.manual_seed(3)
-    return Theirs(hypers, DatasetInfo("angstrom", SPECIES, targets)).to(torch.float64).eval()
+    return THEIRS(hypers, DatasetInfo("angstrom", SPECIES, targets)).to(torch.float64).eval()
 
 
 def answers_of_reference(model: Any, atoms: Atoms) -> tuple[Properties, Properties]:
@@ -96,9 +95,7 @@ def answers_of_reference(model: Any, atoms: Atoms) -> tuple[Properties, Properti
         warnings.simplefilter("ignore")
         system = get_system_with_neighbor_lists(system, model.requested_neighbor_lists())
         names = {"energy": False, "non_conservative_forces": True, "non_conservative_stress": False}
-        outputs = {
-            name: ModelOutput(sample_kind="atom" if per_atom else "system") for name, per_atom in names.items()
-        }
+        outputs = {name: ModelOutput(sample_kind="atom" if per_atom else "system") for name, per_atom in names.items()}
         answer = {name: value.block().values for name, value in model([system], outputs).items()}
     slope, virial = torch.autograd.grad(answer["energy"].sum(), [positions, strain])
     energy = answer["energy"].detach()[:, 0]

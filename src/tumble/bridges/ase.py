@@ -84,12 +84,13 @@ class Foreign(Potential):
     Nothing tells whether its forces are the gradient of its energy: `conservative` states it, and an audit measures it.
     """
 
-    def __init__(self, calculator: Any, *, conservative: bool = True) -> None:
+    def __init__(self, calculator: Any, *, conservative: bool = True, spec: str | None = None) -> None:
         """A calculator with energy and forces.
 
         Args:
             calculator: an ASE calculator; its stress is used if it implements one.
             conservative: whether its forces are the negative gradient of its energy.
+            spec: "package.module:factory" that makes it again, by which a file can name it.
 
         Raises:
             ValueError: it is not an ASE calculator, or has no energy or no forces.
@@ -104,7 +105,7 @@ class Foreign(Potential):
                 f"the calculator {kind} gives {', '.join(has) or 'nothing'}, but not {' and '.join(lacking)}; "
                 "a potential needs energy and forces. Use another calculator."
             )
-        self.calculator = calculator
+        self.calculator, self.spec = calculator, spec
         self.cutoff, self.species, self.is_conservative = 0.0, None, conservative
         self._has_stress = "stress" in has
 
@@ -162,7 +163,7 @@ def from_spec(spec: str) -> Foreign:
     if not hasattr(module, name):
         near = get_close_matches(name, dir(module), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"the module {module_name!r} has no {name!r}, which {spec!r} names.{hint}")
+        raise ValueError(f"the module {module_name!r} has nothing called {name!r}, which {spec!r} names.{hint}")
     try:
         calculator = getattr(module, name)()
     except Exception as error:  # it is the user's code
@@ -170,4 +171,4 @@ def from_spec(spec: str) -> Foreign:
             f"{spec!r} was called without arguments and failed: {type(error).__name__}: {error}. "
             "Write a function without arguments that makes the calculator, and name that."
         ) from error
-    return Foreign(calculator)
+    return Foreign(calculator, spec=f"{module_name}:{name}")

@@ -34,8 +34,13 @@ _ALLOWED = {
     ("torch", "device"),
     ("torch.serialization", "_get_layout"),
 }
-_ALLOWED |= {("torch", f"{kind}Storage") for kind in "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()}
-_ALLOWED |= {("torch", kind) for kind in "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()}
+_ALLOWED |= {
+    ("torch", f"{kind}Storage")
+    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+}
+_ALLOWED |= {
+    ("torch", kind) for kind in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+}
 _INERT = {
     ("torch", "ScriptObject"),
     ("metatrain.utils.data.dataset", "DatasetInfo"),
@@ -82,12 +87,14 @@ def read(path: str | Path) -> dict[str, Any]:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(
-            f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]}); it may be cut off or of another kind. "
-            "Copy it again, or name the file that metatrain wrote."
+            f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]}); it may be cut off or of another "
+            "kind. Copy it again, or name the file that metatrain wrote."
         ) from None
     if not isinstance(content, dict) or content.get("architecture_name") != "pet":
         kind = content.get("architecture_name") if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} holds {kind!r}; a checkpoint with architecture_name 'pet' was expected.")
+        raise ValueError(
+            f"{path} holds {kind!r}; a checkpoint with architecture_name 'pet' was expected. Name such a file."
+        )
     return content
 
 
@@ -112,7 +119,12 @@ def load(path: str | Path) -> Potential:
     species = content["model_data"]["dataset_info"].state["_atomic_types"]
     state = content["best_model_state_dict"] or content["model_state_dict"]
     potential: Potential = Gradient(from_state(state, hypers, species))
-    return Sum(potential, Gradient(ZBL(sorted(species)))) if hypers.get("zbl") else potential
+    if not hypers.get("zbl"):
+        return potential
+    # The radii come from the file, because versions of ASE differ in them and the file rounds them to float32.
+    places = state["additive_models.1.species_to_index"]
+    radii = [float(state["additive_models.1.covalent_radii"][int(places[z])]) for z in species]
+    return Sum(potential, Gradient(ZBL(species, radii)))
 
 
 def from_state(state: Mapping[str, Any], hypers: Mapping[str, Any], species: list[int]) -> PET:
@@ -126,12 +138,14 @@ def from_state(state: Mapping[str, Any], hypers: Mapping[str, Any], species: lis
     heads = {ours: theirs for ours, theirs in HEADS.items() if f"backend.node_heads.{theirs}.0.0.weight" in state}
     if "energy" not in heads:
         raise ValueError(
-            f"the checkpoint has no target named 'energy' (its heads: {_targets(state)}); one was expected."
+            f"the checkpoint has no target named 'energy' (its heads: {_targets(state)});one was expected. "
+            "Use a checkpoint that was trained on energies."
         )
     shared = {name: hypers[name] for name in PETSettings.model_fields if name in hypers}
     if shared.get("num_neighbors_adaptive") is not None and hypers.get("adaptive_cutoff_method") != "solver":
         raise ValueError(
-            f"adaptive_cutoff_method is {hypers.get('adaptive_cutoff_method')!r}; only 'solver' is supported here."
+            f"adaptive_cutoff_method is {hypers.get('adaptive_cutoff_method')!r}; 'solver' was expected. "
+            "Use a checkpoint that adapts its cutoff by the solver, or not at all."
         )
     settings = PETSettings(**shared, direct_forces="forces" in heads, direct_stress="stress" in heads)
     dtype = state["backend.edge_embedder.weight"].dtype

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def exit_code(error: Exception) -> int:
     """What an error means to the shell."""
-    if isinstance(error, ImportError) and "pip install" in str(error):
+    if isinstance(error, ImportError):
         return MISSING_EXTRA
     return BAD_INPUT if isinstance(error, (ValueError, *BAD_FILES)) else UNEXPECTED
 

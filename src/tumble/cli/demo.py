@@ -7,7 +7,6 @@ import numpy as np
 from ase import Atoms, units
 from ase.build import make_supercell, molecule
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.neighborlist import neighbor_list
 from cyclopts import Parameter
 from scipy.spatial.transform import Rotation
@@ -15,6 +14,7 @@ from scipy.spatial.transform import Rotation
 import tumble
 from tumble.cli import DONE
 from tumble.cli.screen import show_verdicts
+from tumble.units import BOLTZMANN
 
 if TYPE_CHECKING:
     from tumble.potential import Potential
@@ -66,7 +66,8 @@ def liquid(potential: "Potential", n_side: int = 3, *, n_steps: int = 200, seed:
     random = np.random.default_rng(seed)
     atoms = _packed(n_side, random)
     atoms.calc = tumble.Calculator(potential)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=random)
+    thermal = np.sqrt(atoms.get_masses() * BOLTZMANN * 300)
+    atoms.set_momenta(random.normal(size=(len(atoms), 3)) * thermal[:, None])
     with Langevin(atoms, 0.5 * units.fs, temperature_K=300, friction=0.1 / units.fs, rng=random) as dynamics:
         dynamics.run(n_steps)
     stirred = atoms.copy()

@@ -13,14 +13,21 @@ COLOURS = {"yes": "green", "remedy": "yellow", "no": "red", "unknown": "dim"}
 
 
 def show(table: Table) -> None:
-    """Print a table: text to the left, numbers to the right."""
+    """Print a table: text to the left, numbers to the right; on its side if that is how it fits."""
+    console = Console()
+    names, rows = list(table.columns), [[number(cell) for cell in row] for row in table.rows]
     grid = Grid(title=table.title, title_justify="left", caption=table.note or None, caption_justify="left")
-    for place, name in enumerate(table.columns):
-        numeric = all(not isinstance(row[place], str) or _is_number(row[place]) for row in table.rows)
-        grid.add_column(name, justify="right" if numeric and table.rows else "left", overflow="fold")
-    for row in table.rows:
-        grid.add_row(*(number(cell) for cell in row))
-    Console().print(grid)
+    width = sum(max(map(len, column)) + 3 for column in zip(names, *rows, strict=True))
+    if width > console.width and len(rows) < len(names) / 2:
+        names, *rows = ([name, *cells] for name, *cells in zip(names, *rows, strict=True))
+    for place, name in enumerate(names):
+        is_text = any(isinstance(row[place], str) and not _is_number(row[place]) for row in table.rows)
+        grid.add_column(
+            name, justify="left" if is_text or len(names) != len(table.columns) else "right", overflow="fold"
+        )
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
 
 
 def show_verdicts(*results: Result) -> None:

@@ -129,7 +129,8 @@ class ZBL(Model):
 
         u(r) = e²/(4πε0) Z_i Z_j / r Σ_k c_k exp(-d_k r / a) + A r³/3 + B r⁴/4 + C,  a = 0.4685 Å / (Z_i^p + Z_j^p)
 
-    with A, B, C such that u = u' = u'' = 0 at r_c = R_i + R_j, the sum of two covalent radii. Energies are evaluated in float64 whatever the dtype of the batch.
+    with A, B, C such that u = u' = u'' = 0 at r_c = R_i + R_j, the sum of two covalent radii. Energies are evaluated in
+    float64 whatever the dtype of the batch.
 
     Source: Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Matter (1985); the switching is that of
         LAMMPS `pair_style zbl` with inner cutoff 0.

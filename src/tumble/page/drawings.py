@@ -42,8 +42,8 @@ def draw_map(fact: Map) -> Picture:
     weights = np.cos(np.radians(latitude))[:, None]
     spread = float(np.sqrt((weights * values**2).sum() / (weights.sum() * values.shape[1])))
     low, high = float(np.min(fact.values)), float(np.max(fact.values))
-    said = f"From {number(low)} to {number(high)}\u00a0{fact.unit}, rms {number(spread)}\u00a0{fact.unit}; rings mark both ends."
-    ticks = (f"{number(-limit)}\u00a0{fact.unit}", "0", f"{number(limit)}\u00a0{fact.unit}")
+    said = f"From {number(low)} to {_with(high, fact.unit)}, rms {_with(spread, fact.unit)}; rings mark both ends."
+    ticks = (_with(-limit, fact.unit), "0", _with(limit, fact.unit))
     return Picture(
         fact.title,
         fact.note,
@@ -122,7 +122,7 @@ def draw_atoms(fact: Sketch) -> Picture:
     names = [f"{chemical_symbols[z] if z < len(chemical_symbols) else z}\u00a0{i}" for i, z in enumerate(numbers)]
     low, high, colours = _range(values)
     said = _said(values, names, fact.unit)
-    ticks = (f"{number(low)}\u00a0{fact.unit}", number((low + high) / 2), f"{number(high)}\u00a0{fact.unit}")
+    ticks = (_with(low, fact.unit), number((low + high) / 2), _with(high, fact.unit))
     return Picture(
         fact.title,
         fact.note,
@@ -152,9 +152,11 @@ def _atoms_svg(fact: Sketch, names: list[str], fills: list[str]) -> str:
     drawn = 0.7 * radii * (0.85 + 0.3 * values / (values.max(initial=0) or 1.0))
     items = [line("cell", ends) for ends in edges]
     items += [line("bond", _between(seen[pair], drawn[pair])) for pair in _bonds(positions, radii)]
-    for point, size, name, fill, value in zip(seen, scale * drawn, names, fills, np.asarray(fact.values, float), strict=True):
+    for point, size, name, fill, value in zip(
+        seen, scale * drawn, names, fills, np.asarray(fact.values, float), strict=True
+    ):
         x, y = (point[:2] - corner) * scale * [1, -1]
-        title = f"<title>{name}: {number(float(value))}\u00a0{escape(fact.unit)}</title>"
+        title = f"<title>{name}: {escape(_with(value, fact.unit))}</title>"
         items.append((point[2], f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" fill="{fill}">{title}</circle>'))
     inside = "".join(svg for _, svg in sorted(items, key=lambda item: -item[0]))
     return f'<svg viewBox="0 0 {width:.0f} {height:.0f}" class="atoms" aria-hidden="true">{inside}</svg>'
@@ -231,5 +233,9 @@ def _said(values: Floats, names: list[str], unit: str) -> str:
     if not np.isfinite(values).any():
         return "No values."
     top = int(np.nanargmax(np.abs(values)))
-    low, high = number(float(np.nanmin(values))), number(float(np.nanmax(values)))
-    return f"From {low} to {high}\u00a0{unit}, largest on {names[top]}; {len(values)} atoms."
+    low, high = number(float(np.nanmin(values))), _with(np.nanmax(values), unit)
+    return f"From {low} to {high}, largest on {names[top]}; {len(values)} atoms."
+
+
+def _with(value: float, unit: str) -> str:
+    return f"{number(float(value))}\u00a0{unit}".rstrip()

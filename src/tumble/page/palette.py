@@ -17,6 +17,7 @@ _PLAIN = {
     RULE: ("#dfddd7", "#33383f"),
     PAPER: ("#fdfcfa", "#16191d"),
     "panel": ("#f6f4ef", "#1d2126"),
+    "edge": ("#23272d", "#69717c"),
     "yes": ("#2c7a51", "#6cc497"),
     "remedy": ("#9a6700", "#e0b252"),
     "no": ("#b23a2e", "#f08a7c"),
@@ -69,6 +70,10 @@ LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 
 
 def themed(svg: str) -> str:
-    """The picture with its light colours replaced by the variables of the page."""
+    """The picture with the light colours of its styles replaced by the variables of the page."""
     names = {light: name for name, light in LIGHT.items()}
-    return re.sub("#[0-9a-f]{6}", lambda found: f"var(--{names[c]})" if (c := found[0]) in names else c, svg)
+
+    def variable(colour: re.Match[str]) -> str:
+        return f"var(--{names[colour[0]]})" if colour[0] in names else colour[0]
+
+    return re.sub(r'style="[^"]*"', lambda style: re.sub("#[0-9a-f]{6}", variable, style[0]), svg)

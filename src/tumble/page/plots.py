@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +64,17 @@ def plot(curve: Curve, salt: str) -> Picture:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser has the letters that matplotlib's font lacks
         mpl.rcdefaults()  # what the user has chosen for other figures does not reach this page
         mpl.rcParams.update(STYLE | {"svg.hashsalt": salt})
         figure = Figure(figsize=(5.4, 4.2) if curve.kind == "parity" else (5.4, 3.3), layout="constrained")
         axes = figure.subplots()
-        axes.set_xlabel(curve.x_label)
-        axes.set_ylabel(curve.y_label)
-        if any(np.size(one.x) for one in curve.series):
-            _scales(axes, curve)
+        axes.set_xlabel(_cut(curve.x_label, 70))
+        axes.set_ylabel(_cut(curve.y_label, 45))
+        if _shown(curve).any():
+            for is_log, scale in zip(_log_axes(curve), (axes.set_xscale, axes.set_yscale), strict=True):
+                scale("log" if is_log else "linear")
             _DRAW[curve.kind](axes, curve)
             _ticks(axes)
         else:
@@ -85,14 +88,24 @@ def plot(curve: Curve, salt: str) -> Picture:
     return Picture(curve.title, curve.note, _inline(file.getvalue()), alt, said, _keys(curve))
 
 
-def _scales(axes: "Axes", curve: Curve) -> None:
-    """Logarithmic axes where they are asked for and something on them is positive."""
-    x = [one.x for one in curve.series if not one.has_words]
-    y = [one.y for one in curve.series]
-    if curve.log_x and x and (_finite(np.concatenate(x)) > 0).any():
-        axes.set_xscale("log")
-    if curve.log_y and (curve.kind == "histogram" or (_finite(np.concatenate(y)) > 0).any()):
-        axes.set_yscale("log")
+def _log_axes(curve: Curve) -> tuple[bool, bool]:
+    """Which axes are logarithmic: those that were asked for, if anything on them is positive."""
+    x = [_finite(one.x) for one in curve.series if not one.has_words]
+    y = [_finite(one.y) for one in curve.series]
+    has_positive = [any((one > 0).any() for one in along) for along in (x, y)]
+    along_x, along_y = curve.log_x and has_positive[0], curve.log_y and (has_positive[1] or curve.kind == "histogram")
+    return (along_x and along_y, along_x and along_y) if curve.kind == "parity" else (along_x, along_y)
+
+
+def _shown(curve: Curve) -> NDArray[np.bool_]:
+    """Which points of all series together can be drawn: finite, and positive on a logarithmic axis."""
+    masks = []
+    for one in curve.series:
+        along = [] if one.has_words else [(_log_axes(curve)[0], np.asarray(one.x, float))]
+        if np.size(one.y) == np.size(one.x):
+            along.append((_log_axes(curve)[1] and curve.kind != "bars", np.asarray(one.y, float)))
+        masks.append(np.all([np.isfinite(v) & ((v > 0) | (not is_log)) for is_log, v in along], axis=0))
+    return np.concatenate(masks) if masks else np.zeros(0, bool)
 
 
 def _draw_line(axes: "Axes", curve: Curve) -> None:
@@ -141,8 +154,9 @@ def _draw_bars(axes: "Axes", curve: Curve) -> None:
         if one.error is not None:
             axes.errorbar(x, y, one.error, fmt="none", ecolor=LIGHT[INK], elinewidth=0.9, capsize=2, zorder=3)
     if has_words:
-        slanted = sum(map(len, labels)) > 55
-        axes.set_xticks(range(len(labels)), labels, rotation=35 if slanted else 0, ha="right" if slanted else "center")
+        slanted = sum(min(len(label), 24) for label in labels) > 55
+        short = [_cut(label, 24) for label in labels]
+        axes.set_xticks(range(len(labels)), short, rotation=35 if slanted else 0, ha="right" if slanted else "center")
     elif len(places) <= 20:
         axes.set_xticks(places, [number(value) for value in places])
     axes.grid(False, axis="x")
@@ -175,9 +189,11 @@ def _draw_histogram(axes: "Axes", curve: Curve) -> None:
 
 def _draw_parity(axes: "Axes", curve: Curve) -> None:
     _draw_scatter(axes, curve)
-    values = _finite(np.concatenate([np.concatenate([one.x, one.y]) for one in curve.series]))
-    low, high = float(values.min()), float(values.max())
-    if axes.get_xscale() != "log":
+    shown = np.concatenate([np.stack([one.x, one.y]) for one in curve.series], axis=1)[:, _shown(curve)]
+    low, high = float(shown.min()), float(shown.max())
+    if axes.get_xscale() == "log":
+        low, high = low / 1.1, high * 1.1
+    else:
         margin = 0.04 * (high - low) or 1.0
         low, high = low - margin, high + margin
     axes.plot([low, high], [low, high], color=LIGHT[SOFT], linewidth=0.9, zorder=1)
@@ -263,7 +279,9 @@ def _numbers(curve: Curve) -> str:
             top = int(np.nanargmax(np.asarray(one.y, float)))
             said.append(f"{name}largest {number(float(np.asarray(one.y, float)[top]))} at {_word(_values(one)[top])}")
     text = "; ".join(said) + "." if said else ""
-    return text[:1].upper() + text[1:] if len(curve.series) == 1 else text
+    if hidden := int((~_shown(curve)).sum()):
+        text += f" Not shown: {hidden} points that are not finite, or not positive where an axis is logarithmic."
+    return text[:1].upper() + text[1:] if len(curve.series) == 1 else text.strip()
 
 
 def _keys(curve: Curve) -> tuple[Key, ...]:
@@ -271,6 +289,11 @@ def _keys(curve: Curve) -> tuple[Key, ...]:
         return ()
     form = {"line": "line", "scatter": "marker", "parity": "marker"}.get(curve.kind, "box")
     return tuple(Key(one.name, index, form) for index, one in enumerate(curve.series))  # type: ignore[arg-type]
+
+
+def _cut(text: str, longest: int) -> str:
+    """A label that leaves room for the figure; all of it is in the text for those who do not see the figure."""
+    return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
 
 
 def _values(series: Series) -> list[Any]:
@@ -297,7 +320,13 @@ def _inline(svg: str) -> str:
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box, "matplotlib writes a viewBox"
     svg = re.sub(r"<svg[^>]*>", f'<svg {box[0]} aria-hidden="true">', svg, count=1)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    svg = re.sub(r' d="([^"]*)"', lambda path: ' d="' + re.sub(r"(\.\d\d)\d+", r"\1", path[1]) + '"', svg)
-    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    used = set(re.findall(r"#([\w-]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda name: name[0] if name[1] in used else "", svg)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+    svg = re.sub(r'<text style="[^"]*"', lambda text: _font(text[0]), svg)
     return re.sub(r"\n\s*", "\n", themed(svg)).strip()
+
+
+def _font(style: str) -> str:
+    """The style of a text with its size only: the page has its own fonts."""
+    return re.sub(r"font-family: [^;\"]*;?", "", re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", style))

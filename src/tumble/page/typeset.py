@@ -81,7 +81,14 @@ def _render(sections: Sequence[Section]) -> str:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"number": number, "linked": lambda text: Markup(_linked(text)), "svg": Markup}
+    environment.filters |= {
+        "number": number,
+        "svg": Markup,
+        "prose": lambda text: Markup(_prose(text)),
+        "sentence": lambda text: Markup(_prose(_sentence(text))),
+        "unit": lambda text: Markup("" if text in ("", "1") else f"\u00a0{_prose(text)}"),
+        "linked": lambda text: Markup(_linked(text)),
+    }
     template = environment.from_string((resources.files("tumble.page") / "page.html").read_text(encoding="utf-8"))
     return template.render(
         sections=sections,
@@ -184,6 +191,20 @@ def _text(value: Any) -> str:
     return (
         "none" if value in (None, "") or value == {} else f"{value:.6g}" if isinstance(value, float) else number(value)
     )
+
+
+def _prose(text: str) -> str:
+    """Text, escaped, with the thermal energy as it is printed."""
+    from markupsafe import escape
+
+    return str(escape(text)).replace("k_BT", "<i>k</i><sub>B</sub><i>T</i>")
+
+
+def _sentence(text: str) -> str:
+    """Text that begins with a capital, unless its first word is a symbol, and ends with a full stop."""
+    if re.match(r"[a-z]+\b(?!_)", text):
+        text = text[0].upper() + text[1:]
+    return text if not text or text[-1] in ".!?" else f"{text}."
 
 
 def _linked(text: str) -> str:

@@ -120,6 +120,8 @@ class Map:
         latitude = _floats(self.latitude, (None,), f"latitude of '{self.title}'")
         values = _floats(self.values, (len(latitude), len(longitude)), f"values of '{self.title}'")
         _freeze(self, longitude=longitude, latitude=latitude, values=values)
+        if broken := int((~np.isfinite(values)).sum()):
+            raise ValueError(f"map '{self.title}' has {broken} values that are not finite. Leave the map out.")
         if min(len(longitude), len(latitude)) < 4:
             raise ValueError(
                 f"map '{self.title}' has {len(latitude)} latitudes and {len(longitude)} longitudes; "

@@ -70,7 +70,7 @@ def train(
         )
     if not (folder / BEST).is_file():
         # Stopped before the first validation: there is a state to resume, and these are its weights.
-        checkpoint.save(Gradient(state.average.module), folder / BEST, {"settings": settings.model_dump()})
+        checkpoint.save(Gradient(state.averages), folder / BEST, {"settings": settings.model_dump()})
     return TrainResult.of(settings, folder, (training, validation), is_complete=is_complete)
 
 
@@ -138,7 +138,9 @@ def _model(settings: TrainSettings, dataset: Dataset) -> PET:
         model.energy_scale.copy_(values.square().mean().sqrt().clamp(min=0.01))
     stresses = [label.stress for label in dataset.labels if label.stress is not None]
     if stresses:
-        volumes = [a.get_volume() / len(a) for a, p in zip(dataset.atoms, dataset.labels, strict=True) if p.stress is not None]
+        # The head speaks for one atom and is divided by the volume of the cell.
+        pairs = zip(dataset.atoms, dataset.labels, strict=True)
+        volumes = [atoms.get_volume() / len(atoms) for atoms, label in pairs if label.stress is not None]
         model.stress_scale.copy_(torch.stack(stresses).square().mean().sqrt() * (sum(volumes) / len(volumes)))
     return model
 

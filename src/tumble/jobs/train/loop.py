@@ -94,7 +94,7 @@ class Loop:
             state.phase, state.epoch, state.best = state.phase + 1, 0, math.inf
             if state.phase < len(phases):
                 # The next phase starts from the averages: they are better, and what was validated.
-                state.model.load_state_dict(state.average.module.state_dict())
+                state.model.load_state_dict(state.averages.state_dict())
                 state.optimizers = optimizers_of(state.model, phases[state.phase])
             self.save()
         return True
@@ -106,7 +106,7 @@ class Loop:
 
     def validate(self, phase: Phase) -> dict[str, float]:
         """Errors of the averaged weights on the validation set, its loss, and the rotational spread of the forces."""
-        model = self.state.average.module
+        model = self.state.averages
         all_errors, direct_errors, losses = [], [], []
         for batch, labels in self.validation.epoch(0):
             answer, direct = answers(model, batch, phase, training=False)
@@ -125,7 +125,7 @@ class Loop:
         state, steps = self.state, len(self.loader)
         for batch, labels in self.loader.epoch(self._epochs_done(), start=state.step):
             started = time.monotonic()
-            rate = set_rates(state.optimizers, phase, (state.epoch * steps + state.step + 1) / (phase.epochs * steps))
+            set_rates(state.optimizers, phase, (state.epoch * steps + state.step + 1) / (phase.epochs * steps))
             state.losses.append(self._step(batch, labels, phase))
             state.step += 1
             state.minutes += (time.monotonic() - started) / 60
@@ -137,6 +137,7 @@ class Loop:
         mean, state.losses = float(np.mean(state.losses)), []
         state.step, state.epoch = 0, state.epoch + 1
         if state.epoch % self.settings.validate_every == 0 or state.epoch == phase.epochs:
+            rate = set_rates(state.optimizers, phase, state.epoch / phase.epochs)
             self._record({"train_loss": mean, "rate": rate} | self.validate(phase), phase)
             self.save()
         return True
@@ -154,7 +155,7 @@ class Loop:
             errors = residuals(direct, labels, batch)
             total = total + phase.direct_weight * loss({k: v for k, v in errors.items() if k != "energy"}, phase)
         if not bool(torch.isfinite(total)):
-            self._refuse(batch, float(total))
+            self._refuse(batch, float(total.detach()))
         for optimizer in state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -175,7 +176,7 @@ class Loop:
         write_table(self.folder, [json.loads(one) for one in lines])
         if metrics["valid_loss"] < state.best:
             state.best = metrics["valid_loss"]
-            potential = potential_of(state.average.module, phase)
+            potential = potential_of(state.averages, phase)
             checkpoint.save(potential, self.folder / BEST, {"errors": line, "settings": self.settings.model_dump()})
         self.message = ", ".join(
             f"{label} {metrics[name]:.3g}"
@@ -187,8 +188,8 @@ class Loop:
         write(self.folder / "bad_batch.extxyz", to_atoms(batch), format="extxyz")
         raise RuntimeError(
             f"the loss is {value} at epoch {self.state.epoch}, step {self.state.step} of phase {self.state.phase}; a "
-            f"finite number was expected. Its structures are in {self.folder / 'bad_batch.extxyz'}; the last good state "
-            f"is {self.folder / LAST}. Lower the learning rate, or remove what is wrong with these structures."
+            f"finite number was expected. Its structures are in {self.folder / 'bad_batch.extxyz'}; the last good "
+            f"state is {self.folder / LAST}. Lower the learning rate, or remove what is wrong with these structures."
         )
 
     def _epochs_done(self) -> int:
@@ -211,7 +212,7 @@ def potential_of(model: PET, phase: Phase) -> Potential:
 
 
 def random_turns(n: int, seed: list[int]) -> Tensor:
-    """n random elements of O(3), (n, 3, 3): rotations, half of them with an inversion."""
+    """Random elements of O(3), (n, 3, 3): rotations, half of them with an inversion."""
     first, second = np.random.SeedSequence(seed).generate_state(2)
     signs = np.random.default_rng(second).choice([-1.0, 1.0], size=n)
     return Rotations.random(n, int(first)).matrices * torch.as_tensor(signs)[:, None, None]

@@ -41,6 +41,7 @@ class TrainResult(Result):
     """
 
     settings: TrainSettings
+    title: str
     potential: Path
     is_complete: bool
     metrics: list[dict[str, Any]]
@@ -61,15 +62,8 @@ class TrainResult(Result):
         potential = checkpoint.load(folder / BEST, device=settings.device)
         valid = datasets[1]
         arrays = _parity(predict(potential, valid.atoms), valid)
-        return cls(settings, folder / BEST, is_complete, metrics, coverage(datasets[0]), arrays)
-
-    @property
-    def title(self) -> str:
-        """What was trained, on how much."""
-        rows = [row for row in self.metrics if row["phase"] == len(self.settings.phases) - 1] or self.metrics
-        best = min(rows, key=lambda row: row["valid_loss"]) if rows else {}
-        errors = ", ".join(f"{LABELS[name]}: {best[name]:.3g}" for name in ("energy_mae", "forces_mae") if name in best)
-        return f"PET trained on {', '.join(Path(one).name for one in self.settings.data)}" + (f" ({errors})" if errors else "")
+        title = _title(settings, metrics)
+        return cls(settings, title, folder / BEST, is_complete, metrics, coverage(datasets[0]), arrays)
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """None: a training has errors, and what they are good for is for an audit to say."""
@@ -85,26 +79,27 @@ class TrainResult(Result):
         last = self.metrics[-1]
         names = [name for name in LABELS if name in last]
         columns = ("phase", "epoch", "minutes", *(LABELS[name] for name in names))
-        chosen = [rows[-1] for p in range(len(self.settings.phases)) if (rows := [r for r in self.metrics if r["phase"] == p])]
-        rows = tuple((r["phase"], r["epoch"], r["minutes"], *(r.get(name) for name in names)) for r in chosen)
-        note = "the last validation of each phase" + ("" if self.is_complete else "; the recipe is not finished, resume it")
-        return (Table("Errors on the validation set", columns, rows, note),)
+        newest = {row["phase"]: row for row in self.metrics}
+        cells = [(r["phase"], r["epoch"], r["minutes"], *(r.get(name) for name in names)) for r in newest.values()]
+        note = "the last validation of each phase" + ("" if self.is_complete else "; not finished, resume it")
+        return (Table("Errors on the validation set", columns, cells, note),)
 
     def _curves(self) -> tuple[Curve, ...]:
         def series(names: tuple[str, ...]) -> tuple[Series, ...]:
-            points = {n: [(r["minutes"], r[n]) for r in self.metrics if r.get(n) is not None] for n in names}
-            return tuple(
-                Series(LABELS.get(n, n).split(",")[0], [x for x, _ in p], [y for _, y in p]) for n, p in points.items() if p
-            )
+            lines = []
+            for name in names:
+                rows = [row for row in self.metrics if row.get(name) is not None]
+                label = LABELS.get(name, name.replace("_", " ")).split(",")[0]
+                lines.append(Series(label, [row["minutes"] for row in rows], [row[name] for row in rows]))
+            return tuple(line for line in lines if np.size(line.x))
 
         plans = (
             ("Force error and rotational spread", "meV/Å", ("forces_mae", "direct_forces_mae", "forces_spread")),
             ("Energy error", "meV/atom", ("energy_mae", "energy_rmse")),
             ("Loss", "loss", ("train_loss", "valid_loss")),
         )
-        return tuple(
-            Curve(title, "minutes of training", label, lines, log_y=True) for title, label, n in plans if (lines := series(n))
-        )
+        axis = "minutes of training"
+        return tuple(Curve(title, axis, label, s, log_y=True) for title, label, names in plans if (s := series(names)))
 
     def _parities(self) -> tuple[Curve, ...]:
         units = {"energy": "energy, eV/atom", "forces": "force component, eV/Å", "stress": "stress component, eV/Å³"}
@@ -128,13 +123,16 @@ def _parity(answers: list[Properties], dataset: Dataset) -> dict[str, np.ndarray
             for label, answer, atoms in zip(dataset.labels, answers, dataset.atoms, strict=True)
         ]
         kept = [(known / n, said.double() / n) for known, said, n in pairs if known is not None and said is not None]
-        if kept:
-            arrays[f"{name}_label"] = torch.stack([k for k, _ in kept]).numpy() if name != "forces" else _rows(kept, 0)
-            arrays[f"{name}_predicted"] = torch.stack([s for _, s in kept]).numpy() if name != "forces" else _rows(kept, 1)
+        for kind, column in zip(("label", "predicted"), zip(*kept, strict=True), strict=False):
+            joined = torch.cat(column) if name == "forces" else torch.stack(column)
+            arrays[f"{name}_{kind}"] = joined.numpy()
     return arrays
 
 
-def _rows(pairs: list[tuple[torch.Tensor, torch.Tensor]], which: int) -> np.ndarray:
-    return torch.cat([pair[which] for pair in pairs]).numpy()
-
-
+def _title(settings: TrainSettings, metrics: list[dict[str, Any]]) -> str:
+    """What was trained on what, with the best errors of the last phase."""
+    newest = [row for row in metrics if row["phase"] == metrics[-1]["phase"]]
+    best = min(newest, key=lambda row: row["valid_loss"]) if newest else {}
+    units = {"energy_mae": "energy MAE {:.3g} meV/atom", "forces_mae": "force MAE {:.3g} meV/Å"}
+    errors = [text.format(best[name]) for name, text in units.items() if name in best]
+    return ", ".join([f"PET trained on {', '.join(Path(one).name for one in settings.data)}", *errors])

@@ -32,9 +32,9 @@ class Phase(Settings):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up, down to 0 or level")
     warmup: float = Field(0.02, ge=0, le=1, description="fraction of the phase in which the rate rises from 0")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient of all weights")
-    energy: Target = Field(Target(weight=1.0, delta=0.005), description="energy per atom, eV")
+    energy: Target = Field(Target(weight=3.0, delta=0.005), description="energy per atom, eV")
     force: Target = Field(Target(weight=1.0, delta=0.05), description="force components, eV/Å")
-    stress: Target = Field(Target(weight=1.0, delta=0.005), description="stress components, eV/Å³")
+    stress: Target = Field(Target(weight=20.0, delta=0.001), description="stress components, eV/Å³")
     direct_weight: float = Field(0.1, ge=0, description="factor of the direct heads' loss where forces is 'both'")
 
 

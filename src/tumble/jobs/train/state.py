@@ -1,10 +1,11 @@
-"""Everything a training is at one step: weights, averages, optimizers, position. Saved and restored to the same bits."""
+"""Everything a training is at one step: weights, averages, optimizers, position; restored to the same bits."""
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,11 @@ class State:
     lines: int = 0
     losses: list[float] = field(default_factory=list)
 
+    @property
+    def averages(self) -> PET:
+        """The model with averaged weights."""
+        return cast(PET, self.average.module)
+
     def write(self, path: Path, digest: str) -> None:
         """Write everything to one file, atomically: the previous one stays until the new one is on the disk."""
         content = {
@@ -68,9 +74,9 @@ def fresh(model: PET, settings: TrainSettings) -> State:
 
 
 def averaged(model: PET, decay: float) -> AveragedModel:
-    """An exponential moving average that forgets the random start: after n steps it decays by at most (1 + n)/(10 + n)."""
+    """An exponential moving average that forgets its start: after n steps it decays by at most (1 + n)/(10 + n)."""
 
-    def move(averages: tuple[Tensor, ...], weights: tuple[Tensor, ...], n: Tensor | int) -> None:
+    def move(averages: Sequence[Tensor], weights: Sequence[Tensor], n: Tensor | int) -> None:
         share = 1 - min(decay, (1 + int(n)) / (10 + int(n)))
         for average, weight in zip(averages, weights, strict=True):
             average.lerp_(weight, share)

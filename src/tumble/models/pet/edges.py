@@ -78,7 +78,11 @@ def adaptive_cutoffs(batch: Batch, distance: Tensor, settings: PETSettings) -> T
 
     The root is found by safeguarded Newton steps on constants; one more step carries the implicit derivative.
     """
-    wanted, largest, width = cast(float, settings.num_neighbors_adaptive), settings.cutoff, settings.cutoff_width_adaptive
+    wanted, largest, width = (
+        cast(float, settings.num_neighbors_adaptive),
+        settings.cutoff,
+        settings.cutoff_width_adaptive,
+    )
 
     def count(radius: Tensor, distances: Tensor) -> Tensor:
         pairs = bump(distances, radius[batch.center], width)

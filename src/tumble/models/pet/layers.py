@@ -1,7 +1,8 @@
 """The layers of PET on flat tokens: N atoms and P edges, padded only inside attention."""
 
 import math
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,20 +46,20 @@ class _Scatter(torch.autograd.Function):
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """Rows of x at the given places, none of which repeats."""
-    result: Tensor = _Gather.apply(x, index, x.shape[0])  # type: ignore[no-untyped-call]
+    result: Tensor = _Gather.apply(x, index, x.shape[0])
     return result
 
 
 def scatter(x: Tensor, index: Tensor, rows: int) -> Tensor:
     """Rows of x at the given places of a tensor of zeros with that many rows; no place repeats."""
-    result: Tensor = _Scatter.apply(x, index, rows)  # type: ignore[no-untyped-call]
+    result: Tensor = _Scatter.apply(x, index, rows)
     return result
 
 
 def mlp(*widths: int) -> nn.Sequential:
     """Linear layers with SiLU between them."""
     layers: list[nn.Module] = []
-    for left, right in zip(widths[:-1], widths[1:], strict=True):
+    for left, right in pairwise(widths):
         layers += [nn.Linear(left, right), nn.SiLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -81,7 +82,7 @@ class FeedForward(nn.Module):
         """(..., width) to the same."""
         x = self.w_in(x)
         x = functional.glu(x, dim=-1) if self.is_gated else functional.silu(x)
-        return self.w_out(x)  # type: ignore[no-any-return]
+        return self.w_out(x)
 
 
 class Attention(nn.Module):
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         """
         padded = scatter(self.input_linear(tokens), layout.place, layout.rows)
         answers = [self._block(padded, bias, block) for block in layout.blocks]
-        return self.output_linear(gather(torch.cat(answers) if len(answers) > 1 else answers[0], layout.place))  # type: ignore[no-any-return]
+        return self.output_linear(gather(torch.cat(answers) if len(answers) > 1 else answers[0], layout.place))
 
     def _block(self, padded: Tensor, bias: Tensor, block: tuple[int, int, int]) -> Tensor:
         row, n, length = block
@@ -168,29 +169,29 @@ class MessagePassing(nn.Module):
         self.compress = mlp((2 if is_first else 3) * width, width, width)
         self.layers = nn.ModuleList(Transformer(settings) for _ in range(settings.num_attention_layers))
 
-    def forward(
-        self, node: Tensor, messages: Tensor | None, table: Tensor, inputs: Tensor, bias: Tensor, edges: Edges, species: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, node: Tensor, edge: Tensor, bias: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Args:
         node: (N, d_node).
-        messages: (P, d_pet), or None in the first layer, where the messages are rows of the table.
-        table: (species, d_pet) embedding of the neighbour that opens the first layer.
-        inputs: (P, n_inputs) what an edge sees.
+        edge: (P, d_pet), from `tokens`.
         bias: (rows,) attention bias.
-        species: (P,) species index of the neighbour.
         """
-        edge = self.tokens(messages, table, inputs, species)
         for layer in self.layers:
-            node, edge = layer(node, edge, bias, edges.layout)
+            node, edge = layer(node, edge, bias, layout)
         return node, edge
 
     def tokens(self, messages: Tensor | None, table: Tensor, inputs: Tensor, species: Tensor) -> Tensor:
         """Edge tokens before attention, (P, d_pet).
 
+        Args:
+            messages: (P, d_pet), or None in the first layer, where the messages are rows of the table.
+            table: (species, d_pet) embedding of the neighbour that opens the first layer.
+            inputs: (P, n_inputs) what an edge sees.
+            species: (P,) species index of the neighbour.
+
         The first linear map after the embeddings is applied to the embedding matrices instead of to every edge:
         the same numbers for a tenth less arithmetic.
         """
-        first, activation, last = self.compress
+        first, activation, last = cast(nn.Linear, self.compress[0]), self.compress[1], self.compress[2]
         width = self.edge_embedder.out_features
         blocks = first.weight.split(width, dim=1)
         constant = first.bias + blocks[0] @ self.edge_embedder.bias
@@ -199,7 +200,7 @@ class MessagePassing(nn.Module):
         hidden = inputs @ (blocks[0] @ self.edge_embedder.weight).mT + per_species[species]
         if messages is not None:
             hidden = hidden + messages @ blocks[2].mT
-        return last(activation(hidden))  # type: ignore[no-any-return]
+        return last(activation(hidden))
 
 
 class Readout(nn.Module):

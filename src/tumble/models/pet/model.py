@@ -1,7 +1,7 @@
 """PET as one Model: Batch → per-atom energies, with optional direct heads for forces and stress."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class PET(Model):
     Source: Pozdnyakov, Ceriotti, arXiv:2305.19302; Bigi et al., arXiv:2601.16195.
     """
 
+    lookup: Tensor
     offsets: Tensor
     energy_scale: Tensor
     force_scale: Tensor
@@ -98,10 +99,11 @@ class PET(Model):
         node, table = self.node_embedders[0](kind), self.edge_embedder.weight
         messages, opening = self.edge_embedder(species), None
         saved = []
-        for layer, passing in enumerate(self.gnn_layers):
+        for layer, passing in enumerate(cast(Iterable[MessagePassing], self.gnn_layers)):
             if is_residual:
                 node = self.node_embedders[layer](kind)
-            node, edge = passing(node, opening, table, inputs, bias, edges, species)
+            edge = passing.tokens(opening, table, inputs, species)
+            node, edge = passing(node, edge, bias, edges.layout)
             if is_residual:
                 saved.append((node, edge))
                 messages = 0.5 * (messages + gather(edge, reverse))

@@ -30,7 +30,9 @@ class PETSettings(Settings):
         "feedforward", description="read out the last layer, or every layer (the original PET)"
     )
     edge_basis: int = Field(
-        0, ge=0, description="radial functions added to what an edge sees, and their products with its direction; 0: none"
+        0,
+        ge=0,
+        description="radial functions added to what an edge sees, and their products with its direction; 0: none",
     )
     direct_forces: bool = Field(False, description="add a head that predicts forces directly")
     direct_stress: bool = Field(False, description="add a head that predicts the stress directly")
@@ -38,7 +40,9 @@ class PETSettings(Settings):
     @model_validator(mode="after")
     def _heads_divide(self) -> "PETSettings":
         if self.d_pet % self.num_heads:
-            raise ValueError(f"num_heads is {self.num_heads}, which does not divide d_pet = {self.d_pet}. Choose a divisor.")
+            raise ValueError(
+                f"num_heads is {self.num_heads}, which does not divide d_pet = {self.d_pet}. Choose a divisor."
+            )
         return self
 
     @property

@@ -1,0 +1,67 @@
+"""Force gap: how far the forces are from the slope of the energy."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from tumble.jobs.audit.precision import in_float64
+from tumble.potential import Gradient, Potential, Sum, collate_for
+from tumble.symmetry import Symmetrized
+
+N_DIRECTIONS = 4
+STEP = 0.002
+"""Å, root mean square per atom, of the central differences."""
+
+
+class ForceGap(NamedTuple):
+    """Forces against the slope of the energy along random displacements of all atoms.
+
+    gap:   rms(F + dE/dx) / rms(dE/dx) along them; 0 if exact by construction.
+    how:   one phrase.
+    """
+
+    gap: float
+    how: str
+
+
+def is_gradient(potential: Potential) -> bool:
+    """Whether forces are the derivative of the energy by construction, not by declaration."""
+    if isinstance(potential, Symmetrized):
+        return is_gradient(potential.inner)
+    if isinstance(potential, Sum):
+        return all(is_gradient(part) for part in potential.parts)  # type: ignore[arg-type]
+    return isinstance(potential, Gradient)
+
+
+def force_gap(potential: Potential, atoms: Atoms) -> ForceGap | None:
+    """The gap, measured unless it is zero by construction; None for a potential without forces."""
+    if is_gradient(potential):
+        return ForceGap(0.0, "forces are the derivative of the energy by construction")
+    exact = in_float64(potential) or potential
+    answer = exact(collate_for(exact, [atoms]))
+    if answer.forces is None:
+        return None
+    rest, forces = float(answer.energy[0]), answer.forces.cpu().double()
+    random = np.random.default_rng(0)
+    rows = []
+    for _ in range(N_DIRECTIONS):
+        direction = random.standard_normal((len(atoms), 3))
+        direction *= STEP / np.sqrt(np.square(direction).sum(1).mean())
+        plus, minus = (_energy(exact, atoms, sign * direction) for sign in (1, -1))
+        work = float((forces * torch.as_tensor(direction)).sum())
+        rows.append((work, (plus - minus) / 2, (plus + minus) / 2 - rest))
+    work, rise, bow = np.array(rows).T
+    # At rest the slope vanishes; the curvature over the step then says what is large and what is small.
+    size = float(np.sqrt(np.mean(rise**2 + bow**2)))
+    gap = float(np.sqrt(np.mean((work + rise) ** 2))) / size if size > 0 else 0.0
+    return ForceGap(gap, f"central differences of {STEP} Å along {N_DIRECTIONS} random displacements")
+
+
+def _energy(potential: Potential, atoms: Atoms, displacement: np.ndarray) -> float:
+    moved = atoms.copy()
+    moved.positions += displacement
+    energy = potential(collate_for(potential, [moved])).energy
+    assert energy is not None
+    return float(energy[0])

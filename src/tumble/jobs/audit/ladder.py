@@ -1,0 +1,136 @@
+"""Rules: which one measures, what each remedy costs, and how the mean converges with the number of rotations."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import torch
+
+from tumble.batch import Batch, Properties
+from tumble.jobs.audit.measures import Sizes, difference, residual, sizes
+from tumble.jobs.audit.settings import AUTO, AuditSettings
+from tumble.orbit import Orbit, passes
+from tumble.potential import Potential, Sum
+from tumble.rotations import Rotations
+from tumble.symmetry import Symmetrized
+
+MEASURING: Final[tuple[str, ...]] = ("o3:14", "o3:10", "o3:8", "o3:6", "Ih", "Oh", "Th", "T")
+"""Measuring rules, finest first; the last is taken whatever it costs."""
+
+PAIRS_OF_AN_ATOM: Final = 10
+"""Least cost of an atom, in pairs: a black box searches its own, and an isolated atom has none."""
+
+Tick = Callable[[float], None]
+"""Told of work done, in pair evaluations."""
+
+
+def price(potential: Potential, batch: Batch) -> int:
+    """Pair evaluations in one call: pairs times the calls that the potential makes itself."""
+    return max(batch.n_pairs, PAIRS_OF_AN_ATOM * batch.n_atoms) * _n_calls(potential)
+
+
+def measuring_rule(settings: AuditSettings, price_of_call: int, share: float) -> Rotations:
+    """The rule that measures a structure: the one that was asked for, or the finest within its share of the budget.
+
+    Args:
+        settings: of the audit.
+        price_of_call: pair evaluations, from `price`.
+        share: pair evaluations that may be spent.
+    """
+    if settings.rotations != AUTO:
+        return Rotations.parse(settings.rotations)
+    for spec in MEASURING[:-1]:
+        rule = Rotations.parse(spec)
+        if len(rule) * price_of_call <= share:
+            return rule.generic()
+    return Rotations.parse(MEASURING[-1]).generic()
+
+
+def orbit_of(potential: Potential, batch: Batch, rule: Rotations, tick: Tick = lambda work: None) -> Orbit:
+    """`Orbit.of`, telling of every call."""
+    each, pieces = price(potential, batch), []
+    for weights, answers in passes(potential, batch, rule):
+        pieces.append(answers)
+        tick(each * len(weights))
+    columns = zip(*pieces, strict=True)
+    fields = ([f for f in column if f is not None] for column in columns)
+    return Orbit(rule, Properties(*(torch.cat(known) if len(known) == len(pieces) else None for known in fields)))
+
+
+class Remedy(NamedTuple):
+    """Averaging over one rule, for one structure.
+
+    rule:      its name.
+    n_calls:   calls of the potential instead of one.
+    times:     measured time over that of one raw call; None if the rule was not run.
+    deviation: of the answers averaged in the frame of the structure from the best known mean; None if it was not run.
+    expected:  what it leaves at most, root mean square over orientations, from the spectrum.
+    """
+
+    rule: str
+    n_calls: int
+    times: float | None
+    deviation: Sizes | None
+    expected: Sizes
+
+    @property
+    def left(self) -> Sizes:
+        """What remains of each spread: the larger of what was measured and what is expected."""
+        if self.deviation is None:
+            return self.expected
+        pairs = zip(self.deviation, self.expected, strict=True)
+        return Sizes(*(a if b is None else b if a is None else max(a, b) for a, b in pairs))
+
+
+def remedies(
+    potential: Potential,
+    batch: Batch,
+    orbit: Orbit,
+    specs: Sequence[str],
+    *,
+    seconds_of_call: float,
+    share: float,
+    has_stress: bool,
+    tick: Tick = lambda work: None,
+) -> list[Remedy]:
+    """Cost and effect of averaging over each rule, cheapest first; run while the share of the budget lasts.
+
+    Args:
+        potential: what is audited.
+        batch: one structure.
+        orbit: of this structure over the measuring rule; its mean is the best known one.
+        specs: rules.
+        seconds_of_call: of one raw call.
+        share: pair evaluations that may be spent.
+    """
+    reference, each = orbit.mean(), price(potential, batch)
+    found: list[Remedy] = []
+    for rule in sorted((Rotations.parse(spec) for spec in specs), key=len):
+        times = deviation = None
+        share -= len(rule) * each
+        if share >= 0:
+            start = time.perf_counter()
+            mean = orbit_of(potential, batch, rule, tick).mean()
+            times = (time.perf_counter() - start) / seconds_of_call
+            deviation = sizes(difference(mean, reference), batch.n_atoms, has_stress=has_stress)
+        expected = sizes(residual(orbit, rule), batch.n_atoms, has_stress=has_stress)
+        found.append(Remedy(rule.name, len(rule), times, deviation, expected))
+    return found
+
+
+def timed_call(potential: Potential, batch: Batch) -> tuple[Properties, float]:
+    """The raw answer, and the seconds that it took: the shorter of two calls."""
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        answer = potential(batch)
+        seconds.append(time.perf_counter() - start)
+    return answer, min(seconds)
+
+
+def _n_calls(potential: Potential) -> int:
+    if isinstance(potential, Symmetrized):
+        return len(potential.rotations) * _n_calls(potential.inner)
+    if isinstance(potential, Sum):
+        return max(_n_calls(part) for part in potential.parts)  # type: ignore[arg-type]
+    return 1
