@@ -1,4 +1,4 @@
-"""Ask a potential about a molecule, and about a crystal it has never seen."""
+"""Ask a potential about a molecule, in empty space and in a periodic box."""
 
 from ase.build import molecule
 

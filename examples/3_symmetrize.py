@@ -19,4 +19,4 @@ for rule in ("none", "T", "O", "Oh"):
     print(f"{rule:5} energy scatters by {1000 * float(spread.energy):7.4f} meV, one call {milliseconds:6.1f} ms")
 
 path = tumble.save(tumble.symmetrize(water, "Oh"), "symmetric.safetensors")
-print(f"wrote {path}: {tumble.load(path)}")
+print(f"wrote {path} with {tumble.load(path).extra_repr()}")

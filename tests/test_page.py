@@ -191,6 +191,13 @@ def test_a_verdict_is_readable_without_colour(page: str) -> None:
     assert len(set(shapes)) == 4
 
 
+def test_a_limit_has_no_digits_that_nobody_chose(tmp_path: Path) -> None:
+    said = tuple(Verdict("T", "yes", 1e-5, limit, "1", "small") for limit in (0.5, 1e-4, 20000.0))
+    text = Outline(report(Found(said=said), to=tmp_path / "card.html").read_text()).text
+    assert re.findall(r"1\.00\u202f×\u202f10⁻⁵, limit (.+)", text) == ["0.5", "1\u202f×\u202f10⁻⁴", "20\u202f000"]
+    assert text.count("Small.") == 3
+
+
 def test_every_figure_has_a_drawing_and_says_in_words_what_it_shows(page: str) -> None:
     labels = re.findall(r'class="drawing" role="img" aria-label="([^"]+)"', page)
     assert len(labels) == page.count("<figure>") == 8

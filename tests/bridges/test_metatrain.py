@@ -41,10 +41,12 @@ def test_trained_checkpoints_give_the_numbers_of_metatrain(name: str, tmp_path: 
     expected = json.loads((COMPAT / "trained_expected.json").read_text())[name]["structures"]
     potential = tumble.load(unpacked(name, tmp_path), dtype="float64")
     direct = Direct(network(potential))
+    # metatrain forms the screening length of ZBL in float32, also in a float64 model; everything else is exact.
+    tolerance = 1e-7 if isinstance(potential, Sum) else 1e-9
     for one in expected:
         atoms = Atoms(one["numbers"], one["positions"], cell=one["cell"], pbc=one["pbc"])
         answer, heads = predict(potential, atoms)[0], predict(direct, atoms)[0]
-        assert float(answer.energy) == pytest.approx(one["energy"], rel=1e-9)  # type: ignore[arg-type]
+        assert float(answer.energy) == pytest.approx(one["energy"], rel=tolerance)  # type: ignore[arg-type]
         pairs = [(answer.forces, one["forces"]), (heads.forces, one["non_conservative_force"])]
         if "stress" in one:
             pairs += [(answer.stress, one["stress"]), (heads.stress, one["non_conservative_stress"])]
@@ -56,7 +58,7 @@ def test_trained_checkpoints_give_the_numbers_of_metatrain(name: str, tmp_path: 
                 if np.ndim(theirs[0]) == 0 or len(theirs) != 3
                 else (np.array(theirs) + np.array(theirs).T) / 2
             )
-            assert np.abs(ours.numpy() - known).max() < 1e-9 * np.abs(known).max() + 1e-12
+            assert np.abs(ours.numpy() - known).max() < tolerance * np.abs(known).max() + 1e-12
 
 
 class _Malicious:

@@ -8,7 +8,12 @@ import pytest
 import torch
 from ase import Atoms
 
-from tumble.potential import Direct, Gradient, Properties, collate_for
+from tumble.batch import Properties, collate
+from tumble.models.pet import PET, PETSettings
+from tumble.models.pet.edges import layout_of
+from tumble.models.pet.layers import gather, scatter
+from tumble.potential import Direct, Gradient, collate_for, predict
+from tumble.testing import check_potential
 
 SPECIES = [1, 6, 8]
 
@@ -130,3 +135,91 @@ def test_pet_agrees_with_metatrain(name: str) -> None:
         if expected.stress is not None:
             assert relative(conservative.stress[0], expected.stress) < 1e-9
             assert relative(direct.stress, expected_direct.stress) < 1e-9
+
+
+def test_species_and_heads_are_checked() -> None:
+    with pytest.raises(ValueError, match="a PET of 0 species"):
+        PET([])
+    with pytest.raises(ValueError, match="num_heads is 5, which does not divide d_pet = 16"):
+        PET([1], {"d_pet": 16, "num_heads": 5})
+    with pytest.raises(ValueError, match=r"element 6 \(C\) in structure 0 is unknown to this model \(H, O\)"):
+        predict(Gradient(PET([8, 1], SMALL)), molecule())
+    assert PET([8, 1, 8]).species == (1, 8)
+
+
+def test_pet_is_exactly_invariant_to_translations_and_permutations_and_not_to_rotations() -> None:
+    torch.manual_seed(0)
+    potential = Gradient(PET(SPECIES, SMALL).double())
+    atoms = triclinic()
+    moved = atoms.copy()
+    moved.positions += [0.3, -1.2, 7.0]
+    order = [2, 0, 1]
+    turned = atoms.copy()
+    turned.rotate(40, (1, 2, 3), rotate_cell=True)
+    one, other, permuted, rotated = predict(potential, [atoms, moved, atoms[order], turned])
+    assert relative(one.forces, other.forces) < 1e-12
+    assert relative(one.forces[order], permuted.forces) < 1e-12
+    assert abs(float(one.energy - rotated.energy)) > 1e-6
+
+
+def test_a_smooth_cutoff_lets_a_neighbour_leave_without_a_jump() -> None:
+    torch.manual_seed(0)
+    for adaptive in (None, 4.0):
+        potential = Gradient(PET([1, 8], SMALL | {"cutoff": 4.0, "num_neighbors_adaptive": adaptive}).double())
+        energies = []
+        for x in 4.0 + np.linspace(-1e-6, 1e-6, 5):
+            energies.append(float(predict(potential, Atoms("OH2", [[0, 0, 0], [0, 0.9, 0.2], [x, 0, 0]]))[0].energy))
+        assert np.ptp(energies) < 1e-8
+
+
+def test_forces_and_stress_are_derivatives_of_the_energy_also_through_adaptive_cutoffs() -> None:
+    torch.manual_seed(0)
+    settings = SMALL | {"num_neighbors_adaptive": 6.0, "cutoff": 5.5, "edge_basis": 3}
+    check_potential(Gradient(PET(SPECIES, settings).double()))
+
+
+def test_blocks_of_very_different_lengths_give_the_same_numbers_as_one_structure_at_a_time() -> None:
+    torch.manual_seed(0)
+    potential = Gradient(PET(SPECIES, SMALL).double())
+    structures = [Atoms("H"), *[Atoms("OH", [[0, 0, 0], [0, 0, 0.96]])] * 9, crystal(), triclinic()]
+    batch = collate_for(potential, structures)
+    assert len(layout_of(batch).blocks) > 1
+    together = predict(potential, structures)
+    for atoms, answer in zip(structures, together, strict=True):
+        alone = predict(potential, atoms)[0]
+        assert float(alone.energy) == pytest.approx(float(answer.energy), rel=1e-12)
+        assert torch.allclose(alone.forces, answer.forces, atol=1e-12)
+
+
+def test_gather_and_scatter_are_each_others_derivatives_twice() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    index = torch.tensor([5, 0, 3, 2])
+    assert torch.autograd.gradcheck(lambda x: scatter(x, index, 7) ** 2, (x,))
+    assert torch.autograd.gradgradcheck(lambda x: scatter(x, index, 7) ** 3, (x,))
+    wide = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: gather(x, index) ** 3, (wide,))
+
+
+def test_constants_keep_their_precision_in_a_float32_model() -> None:
+    model = PET([1, 8], SMALL)
+    model.offsets.copy_(torch.tensor([-13.587654321098, -2041.123456789012], dtype=torch.float64))
+    before = model.offsets.clone()
+    assert torch.equal(model.to(torch.float32).double().float().offsets, before)
+    assert model.energy_scale.dtype == torch.float64
+
+
+def test_the_interaction_range_holds() -> None:
+    """An atom that moves beyond the declared range changes nothing; one just inside does."""
+    torch.manual_seed(0)
+    for featurizer in ("feedforward", "residual"):
+        settings = PETSettings(**SMALL | {"cutoff": 1.5, "featurizer_type": featurizer, "num_gnn_layers": 2})
+        model = PET([1], settings).double()
+        chain = Atoms("H12", [[0.9 * k, 0.1 * (k % 2), 0.0] for k in range(12)])
+        moved = chain.copy()
+        moved.positions[-1, 1] += 0.2
+        one, other = (model(collate([atoms], model.cutoff)).energies.detach() for atoms in (chain, moved))
+        change = (one - other).abs().numpy()
+        apart = np.linalg.norm(chain.positions - chain.positions[-1], axis=1)
+        assert change[apart > settings.interaction_range + 0.3].max() == 0.0
+        assert change[apart < settings.interaction_range / 2].min() > 0.0

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 import tumble
 from tumble.cli import DONE
-from tumble.cli.screen import show_verdicts
+from tumble.cli.screen import progress_bar, show_verdicts
 from tumble.units import BOLTZMANN
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def liquid(potential: "Potential", n_side: int = 3, *, n_steps: int = 200, seed:
     atoms.calc = tumble.Calculator(potential)
     thermal = np.sqrt(atoms.get_masses() * BOLTZMANN * 300)
     atoms.set_momenta(random.normal(size=(len(atoms), 3)) * thermal[:, None])
-    with Langevin(atoms, 0.5 * units.fs, temperature_K=300, friction=0.1 / units.fs, rng=random) as dynamics:
+    bath = {"temperature_K": 300, "friction": 0.1 / units.fs, "fixcm": False, "rng": random}
+    with Langevin(atoms, 0.5 * units.fs, **bath) as dynamics:
         dynamics.run(n_steps)
     stirred = atoms.copy()
     stirred.set_momenta(None)
@@ -104,8 +105,8 @@ def demo(
     structures = [monomer(), liquid(raw), ice()]
     results = []
     for name, potential in (("raw", raw), (rotations, tumble.symmetrize(raw, rotations))):
-        print(f"auditing {model}, {name}")
-        result = tumble.audit(potential, structures)
+        with progress_bar(f"auditing {model}, {name}") as tell:
+            result = tumble.audit(potential, structures, tell=lambda one: tell(*one))
         result.save(to.parent / name, overwrite=True)
         results.append(result)
     show_verdicts(*results)

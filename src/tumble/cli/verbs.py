@@ -128,7 +128,8 @@ def audit(
     """Measure how much symmetry a potential breaks on these structures, and whether it matters."""
     chosen = settings()
     structures = data.read([str(file) for file in files], require=())
-    result = tumble.audit(where.load(model), structures, chosen)
+    with progress_bar("auditing") as tell:
+        result = tumble.audit(where.load(model), structures, chosen, tell=lambda one: tell(*one))
     show_verdicts(result)
     if output is not None:
         result.save(output, overwrite=overwrite)

@@ -168,6 +168,8 @@ def _draw_bars(axes: "Axes", curve: Curve) -> None:
 
 
 def _draw_histogram(axes: "Axes", curve: Curve) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     clouds = [_finite(one.x) for one in curve.series if np.size(one.y) == 0]
     shared = _edges(np.concatenate(clouds), axes.get_xscale() == "log") if clouds else np.zeros(2)
     for index, one in enumerate(curve.series):
@@ -185,6 +187,8 @@ def _draw_histogram(axes: "Axes", curve: Curve) -> None:
     axes.grid(False, axis="x")
     if axes.get_yscale() == "log":
         axes.set_ylim(bottom=0.7)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
 
 def _draw_parity(axes: "Axes", curve: Curve) -> None:
@@ -274,7 +278,8 @@ def _numbers(curve: Curve) -> str:
                     f"{name}median {number(float(np.median(x)))}, largest {number(float(x.max()))}, {len(x)} values"
                 )
         elif curve.kind == "line" and len(y := _finite(one.y)) > 1:
-            said.append(f"{name}from {number(float(y[0]))} to {number(float(y[-1]))}")
+            first, last = number(float(y[0])), number(float(y[-1]))
+            said.append(f"{name}{first}" if first == last else f"{name}from {first} to {last}")
         elif curve.kind == "bars" and len(_finite(one.y)) > 1:
             top = int(np.nanargmax(np.asarray(one.y, float)))
             said.append(f"{name}largest {number(float(np.asarray(one.y, float)[top]))} at {_word(_values(one)[top])}")

@@ -83,6 +83,7 @@ def _render(sections: Sequence[Section]) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {
         "number": number,
+        "exact": _exact,
         "svg": Markup,
         "prose": lambda text: Markup(_prose(text)),
         "sentence": lambda text: Markup(_prose(_sentence(text))),
@@ -191,6 +192,12 @@ def _text(value: Any) -> str:
     return (
         "none" if value in (None, "") or value == {} else f"{value:.6g}" if isinstance(value, float) else number(value)
     )
+
+
+def _exact(value: float) -> str:
+    """A number that somebody has chosen: without the zeros that would tell how well it was measured."""
+    text = number(value)
+    return re.sub(r"\.?0+(?=\u202f|$)", "", text) if "." in text else text
 
 
 def _prose(text: str) -> str:

@@ -64,7 +64,7 @@ def audit(
 
         findings.append(survey(potential, one, name, settings, share, label=label, tick=tick))
     tell(Progress(int(done), int(done), f"{len(findings)} structures done"))
-    return AuditResult(settings, describe(potential), tuple(findings), tuple(labels))
+    return AuditResult.of(settings, describe(potential), findings, labels)
 
 
 def describe(potential: Potential) -> str:
@@ -93,7 +93,7 @@ def _structures(
         labels = [None] * len(atoms)
     if len(labels) != len(atoms):
         raise ValueError(
-            f"{len(labels)} labels were given for {len(atoms)} structures; one each was expected, None where there is none."
+            f"{len(labels)} labels were given for {len(atoms)} structures; one each was expected, or None."
         )
     for index, (one, label) in enumerate(zip(atoms, labels, strict=True)):
         if label is not None and label.forces is not None and label.forces.shape != (len(one), 3):

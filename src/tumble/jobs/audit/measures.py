@@ -11,7 +11,7 @@ from tumble.rotations import Rotations
 from tumble.units import BOLTZMANN, MEV, EV_PER_A3_TO_GPa
 
 UNSEEN = 8
-"""How many channels above the highest resolved one are looked at for what a rule could leave of the unresolved power."""
+"""Channels above the highest resolved one that are looked at for what a rule could leave of the unresolved power."""
 
 
 class Sizes(NamedTuple):
@@ -43,6 +43,21 @@ def sizes(deviation: Properties, n_atoms: int, *, has_stress: bool) -> Sizes:
     return Sizes(MEV * float(deviation.energy[0]) / n_atoms, force, worst, atom, stress)
 
 
+def larger(a: Sizes, b: Sizes) -> Sizes:
+    """The larger of two, number by number; the atom is that of the first."""
+
+    def most(x: float | None, y: float | None) -> float | None:
+        return y if x is None else x if y is None else max(x, y)
+
+    return Sizes(
+        max(a.energy_meV_per_atom, b.energy_meV_per_atom),
+        most(a.force_meV_per_A, b.force_meV_per_A),
+        most(a.worst_meV_per_A, b.worst_meV_per_A),
+        a.worst_atom,
+        most(a.stress_GPa, b.stress_GPa),
+    )
+
+
 def difference(a: Properties, b: Properties) -> Properties:
     """Norms of a - b: energy (1,) eV, forces (N,) eV/Å, stress (1,) eV/Å³; None where either is not known."""
 
@@ -69,10 +84,11 @@ class Spectrum(NamedTuple):
     variance: float
 
 
-def spectra(orbit: Orbit) -> tuple[Spectrum, Spectrum | None]:
-    """Spectrum of the energy, and of all forces together, for an orbit of one structure."""
-    power, spread = orbit.spectrum(), orbit.spread()
-    assert power.energy is not None and spread.energy is not None
+def spectra(orbit: Orbit, power: Properties) -> tuple[Spectrum, Spectrum | None]:
+    """Spectrum of the energy, and of all forces together, for an orbit of one structure and its `Orbit.spectrum`."""
+    spread = orbit.spread()
+    assert power.energy is not None
+    assert spread.energy is not None
     energy = _spectrum(power.energy[..., 0], float(spread.energy[0]) ** 2)
     if power.forces is None or spread.forces is None:
         return energy, None
@@ -87,31 +103,45 @@ def _spectrum(power: Tensor, variance: float) -> Spectrum:
     return Spectrum(fractions, max(0.0, 1 - float(fractions.sum())) if variance > 0 else 0.0, variance)
 
 
-def residual(orbit: Orbit, rule: Rotations) -> Properties:
+def residual(spread: Properties, power: Properties, rule: Rotations) -> Properties:
     """What averaging over a rule leaves at most, as a root mean square over the orientations of the structure.
 
+        left² = Σ_ℓσ B_ℓσ residual_ℓσ / (2ℓ+1) + worst share × (spread² - Σ_ℓσ B_ℓσ),  without ℓ = 0 proper
+
     The power in each resolved channel leaves its known share. Of the power above, the worst share of the next `UNSEEN`
-    channels is assumed.
+    channels is assumed; where parity is not resolved, the worse parity.
+
+    Args:
+        spread: `Orbit.spread` of the measuring rule.
+        power: `Orbit.spectrum` of the same orbit.
+        rule: what would be averaged over; see `Rotations.residuals`.
 
     Returns:
         energy (S,) eV, forces (N,) eV/Å, stress (S,) eV/Å³, norms over components.
     """
-    l_max = orbit.rotations.degree // 2
-    left = rule.residuals(l_max + UNSEEN)[:, l_max + 1 :] / (2 * torch.arange(l_max + 1, l_max + UNSEEN + 1) + 1)
-    share = float(left.clamp(min=0).max())
-    seen, spread, power = orbit.expected_error(rule), orbit.spread(), orbit.spectrum()
+    assert power.energy is not None
+    n_parities, n_seen, _ = power.energy.shape
+    degrees = torch.arange(n_seen + UNSEEN)
+    shares = (rule.residuals(n_seen + UNSEEN - 1) / (2 * degrees + 1)).clamp(min=0)
+    shares[0, 0] = 0
+    if n_parities == 1:
+        shares[1, 0] = 0
+        shares = shares.amax(0, keepdim=True)
 
-    def bound(error: Tensor | None, size: Tensor | None, channels: Tensor | None) -> Tensor | None:
-        if error is None or size is None or channels is None:
+    def left(size: Tensor | None, channels: Tensor | None) -> Tensor | None:
+        if size is None or channels is None:
             return None
-        inside = channels.clamp(min=0).sum((0, 1)) - channels[0, 0]
-        return (error.square() + share * (size.square() - inside).clamp(min=0)).sqrt()
+        channels = channels.clamp(min=0).clone()
+        channels[0, 0] = 0
+        resolved = torch.einsum("pl,plm->m", shares[:, :n_seen].to(channels), channels)
+        unresolved = (size.square() - channels.sum((0, 1))).clamp(min=0)
+        return (resolved + float(shares[:, n_seen:].max()) * unresolved).sqrt()
 
-    return Properties(*(bound(*fields) for fields in zip(seen, spread, power, strict=True)))
+    return Properties(*(left(*pair) for pair in zip(spread, power, strict=True)))
 
 
 def net_force(orbit: Orbit) -> float | None:
-    """Root mean square over orientations of |Σ F| / √N, eV/Å, for an orbit of one structure; zero by Newton's third law."""
+    """Root mean square over orientations of |Σ F| / √N, eV/Å, of one structure; zero by Newton's third law."""
     forces = orbit.properties.forces
     if forces is None:
         return None
@@ -119,13 +149,14 @@ def net_force(orbit: Orbit) -> float | None:
     return float((orbit.rotations.weights @ sums / forces.shape[1]).sqrt())
 
 
-def rms_torque(orbit: Orbit) -> float:
+def rms_torque(power: Tensor) -> float:
     """Root mean square over orientations of |dE/dθ|, eV/rad, in the resolved channels.
 
-    ⟨|dE/dθ|²⟩ = Σ_ℓ ℓ(ℓ+1) B_ℓ
+        ⟨|dE/dθ|²⟩ = Σ_ℓ ℓ(ℓ+1) B_ℓ
+
+    Args:
+        power: (1 or 2, l_max + 1, 1) eV², the spectrum of the energy.
     """
-    power = orbit.spectrum().energy
-    assert power is not None
     degrees = torch.arange(power.shape[1], device=power.device)
     return float((degrees * (degrees + 1) * power.clamp(min=0).sum(0)[:, 0]).sum().sqrt())
 
@@ -190,7 +221,7 @@ def over_sphere(orbit: Orbit, axis: Tensor, directions: Tensor) -> Tensor:
 
 
 def _proper(orbit: Orbit) -> tuple[Tensor, Tensor, Tensor]:
-    """Matrices, energies and weights of the nodes that do not invert: those are the orientations a molecule can take."""
+    """Matrices, energies and weights of the nodes that do not invert: the orientations that a molecule can take."""
     assert orbit.properties.energy is not None
     is_proper = orbit.rotations.determinants > 0
     weights = orbit.rotations.weights[is_proper]

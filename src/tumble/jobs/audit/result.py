@@ -1,8 +1,8 @@
 """What an audit found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import final
+from typing import Self, final
 
 import numpy as np
 from ase import Atoms
@@ -31,14 +31,33 @@ class AuditResult(Result):
     potential: what was audited, in words.
     findings:  one per structure, every number that was measured.
     labels:    references of each structure; None where there are none.
+    arrays:    of structure k under names that end in _k: its rule, orbit energies, spreads, raw and mean answers.
+    atoms:     the structures, with the rotational spread of the force on each atom where it is known.
     """
 
     settings: AuditSettings
     potential: str
     findings: tuple[Finding, ...]
     labels: tuple[Properties | None, ...]
+    arrays: dict[str, np.ndarray]
+    atoms: list[Atoms]
     job: str = "audit"
     citations: tuple[str, ...] = CITATIONS
+
+    @classmethod
+    def of(
+        cls,
+        settings: AuditSettings,
+        potential: str,
+        findings: Sequence[Finding],
+        labels: Sequence[Properties | None],
+    ) -> Self:
+        """Put findings together."""
+        arrays = {"names": np.array([finding.name for finding in findings])}
+        for index, finding in enumerate(findings):
+            arrays |= {f"{name}_{index}": value for name, value in _arrays(finding).items()}
+        atoms = [_with_spread(finding) for finding in findings]
+        return cls(settings, potential, tuple(findings), tuple(labels), arrays, atoms)
 
     @property
     def title(self) -> str:
@@ -47,26 +66,6 @@ class AuditResult(Result):
         on = ", ".join(names) if len(names) <= 3 else f"{len(names)} structures"
         return f"{self.potential} on {on}"
 
-    @property
-    def atoms(self) -> list[Atoms]:  # type: ignore[override]
-        """The structures, with the rotational spread of the force on each atom where it is known."""
-        structures = []
-        for finding in self.findings:
-            copy = finding.atoms.copy()
-            copy.info = {"name": finding.name}
-            if (spread := finding.per_atom_meV_per_A) is not None:
-                copy.arrays["force_spread_meV_per_A"] = spread
-            structures.append(copy)
-        return structures
-
-    @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:  # type: ignore[override]
-        """Orbit energies and rules of each structure, per-atom spreads, raw and mean answers; eV and Å unless named."""
-        arrays: dict[str, np.ndarray] = {"names": np.array([finding.name for finding in self.findings])}
-        for index, finding in enumerate(self.findings):
-            arrays |= {f"{name}_{index}": value for name, value in _arrays(finding).items()}
-        return arrays
-
     def verdicts(self) -> tuple[Verdict, ...]:
         """For which tasks the potential is good enough, as it stands or with a remedy."""
         return judge(self.findings, self.settings)
@@ -74,6 +73,14 @@ class AuditResult(Result):
     def facts(self) -> tuple[Fact, ...]:
         """Figures, then tables."""
         return (*figures(self.findings, self.labels, self.settings), *tables(self.findings, self.settings))
+
+
+def _with_spread(finding: Finding) -> Atoms:
+    atoms = finding.atoms.copy()
+    atoms.info = {"name": finding.name}
+    if (spread := finding.per_atom_meV_per_A) is not None:
+        atoms.arrays["force_spread_meV_per_A"] = spread
+    return atoms
 
 
 def _arrays(finding: Finding) -> dict[str, np.ndarray]:

@@ -127,7 +127,9 @@ def survey(
     orbit = orbit_of(potential, batch, rule, tick)
     raw, seconds = timed_call(potential, batch)
     noise, how = floor(potential, atoms, orbit)
-    spectra = measures.spectra(orbit)
+    power = orbit.spectrum()
+    assert power.energy is not None
+    spectra = measures.spectra(orbit, power)
     forbidden = None
     if raw.stress is not None and has_stress and group.is_finite:
         apart = measures.forbidden_stress(raw.stress[0], group.matrices)
@@ -151,7 +153,7 @@ def survey(
         energy_spectrum=spectra[0],
         force_spectrum=spectra[1],
         torque_meV_per_rad=MEV * torque(potential, batch)[0].cpu().numpy(),
-        rms_torque_meV_per_rad=MEV * measures.rms_torque(orbit),
+        rms_torque_meV_per_rad=MEV * measures.rms_torque(power.energy),
         net_force_meV_per_A=None if net is None else MEV * net,
         force_gap=force_gap(potential, atoms),
         forbidden_stress_GPa=forbidden,
@@ -162,6 +164,7 @@ def survey(
                 potential,
                 batch,
                 orbit,
+                power,
                 settings.remedies,
                 seconds_of_call=seconds,
                 share=share / 2,

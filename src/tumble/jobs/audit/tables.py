@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tumble.jobs.audit.measures import Sizes
 from tumble.jobs.audit.settings import AuditSettings
 from tumble.jobs.audit.survey import Finding
-from tumble.results import Cell, Table
+from tumble.results import Cell, Table, number
 from tumble.units import MEV
 
 COLUMNS = (
@@ -15,10 +15,7 @@ COLUMNS = (
     "stress, rms component (GPa)",
 )
 
-NOT_MEASURED = (
-    "Not measured: the antisymmetric part of the force Jacobian, smoothness at the cutoff, extensivity, force constants "
-    "and phonons, forbidden forces of crystals, and anything about the accuracy of the potential beyond the labels."
-)
+NOT_MEASURED = "Not measured: the antisymmetric part of the force Jacobian, smoothness at the cutoff, extensivity, force X, forbidden forces of crystals, and anything about the accuracy of the potential beyond the labels."
 
 
 def tables(findings: Sequence[Finding], settings: AuditSettings) -> tuple[Table, ...]:
@@ -84,7 +81,7 @@ def _at_rest(findings: Sequence[Finding]) -> Table:
     rows = [
         (
             finding.name,
-            ", ".join(f"{component:.3g}" for component in finding.torque_meV_per_rad),
+            ", ".join(map(number, finding.torque_meV_per_rad.tolist())),
             finding.rms_torque_meV_per_rad,
             finding.net_force_meV_per_A,
             None if finding.force_gap is None else finding.force_gap.gap,
@@ -115,16 +112,14 @@ def _molecules(findings: Sequence[Finding], settings: AuditSettings) -> Table:
             free.std,
             free.lowest,
             free.highest,
-            ", ".join(f"{component:.3g}" for component in free.vector),
+            ", ".join(map(number, free.vector)),
             free.share,
         )
         for finding in findings
         if (free := finding.free_energy) is not None
     ]
     title = f"Orientational free energy at {settings.temperature_K:g} K"
-    note = (
-        "Energy over orientations less its mean: to first order, minus the logarithm of their density in a simulation."
-    )
+    note = "Energy over orientations less its mean: to first order, minus the logarithm of their density in dynamics."
     return Table(title, columns, rows, note)
 
 
@@ -148,8 +143,8 @@ def _remedies(findings: Sequence[Finding]) -> Table:
             expected = (one.expected.force_meV_per_A, one.expected.energy_meV_per_atom)
             rows.append((finding.name, one.rule, one.n_calls, one.times, *here, *expected))
     note = (
-        "Here: the average over the rule against the finest known mean, in the orientation of the file; a dash where the "
-        "rule was beyond the budget. Left at most: root mean square over orientations from the spectrum, taking the "
+        "Here: the average over the rule against the finest known mean, in the orientation of the file; a dash where "
+        "the rule was beyond the budget. Left at most: root mean square over orientations from the spectrum, taking the "
         "worst case for what the measuring rule does not resolve. Times were measured once, on this machine."
     )
     return Table("What averaging costs and leaves", columns, rows, note)

@@ -45,7 +45,8 @@ def by_differences(potential: Potential, batch: Batch, step: float = STEP) -> Te
     slopes = []
     for axis in range(3):
         plus, minus = (potential(turn(batch, _small_turn(axis, sign * step))).energy for sign in (1, -1))
-        assert plus is not None and minus is not None
+        assert plus is not None
+        assert minus is not None
         slopes.append((plus - minus).double() / (2 * step))
     return torch.stack(slopes, 1)
 

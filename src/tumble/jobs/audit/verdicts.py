@@ -154,6 +154,6 @@ def _constant_energy(findings: Sequence[Finding], settings: AuditSettings) -> tu
         most, molecule = max(torques, key=lambda pair: pair[0])
         reason += f"; angular momentum feels a torque of {number(most)} meV/rad (rms, {molecule.name})"
     if worst.gap <= limit:
-        return (Verdict("dynamics at constant energy", "yes", worst.gap, limit, "1", reason),)
+        return (Verdict("dynamics at constant energy", "yes", worst.gap, limit, "", reason),)
     remedy = "use forces that are the derivative of the energy, or a thermostat; averaging over rotations does not help"
-    return (Verdict("dynamics at constant energy", "no", worst.gap, limit, "1", reason, remedy),)
+    return (Verdict("dynamics at constant energy", "no", worst.gap, limit, "", reason, remedy),)

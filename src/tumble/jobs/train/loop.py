@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,11 @@ from tumble.jobs.train.state import State, optimizers_of, set_rates
 from tumble.models.pet import PET
 from tumble.orbit import moments_over
 from tumble.potential import Direct, Gradient, Potential, collate_for
-from tumble.rotations import GENERIC, Rotations
+from tumble.rotations import Rotations
 from tumble.units import MEV
 
 LAST, BEST, METRICS, TABLE = "last.ckpt", "best.safetensors", "metrics.jsonl", "metrics.csv"
-PROBE_RULE = "T"
+PROBE_RULE = "T@generic"
 
 
 class Progress(NamedTuple):
@@ -91,6 +92,7 @@ class Loop:
                 if not self._epoch(phase, should_stop, tell):
                     self.save()
                     return False
+            shutil.copy2(self.folder / BEST, self.folder / f"phase{state.phase}.safetensors")
             state.phase, state.epoch, state.best = state.phase + 1, 0, math.inf
             if state.phase < len(phases):
                 # The next phase starts from the averages: they are better, and what was validated.
@@ -221,7 +223,7 @@ def random_turns(n: int, seed: list[int]) -> Tensor:
 def force_spread(potential: Potential, dataset: Dataset, n: int) -> float:
     """Root-mean-square deviation of force components over orientations, on the first n structures, meV/Å."""
     batch = collate_for(potential.eval(), dataset.atoms[:n])
-    rule = Rotations.parse(PROBE_RULE).offset(GENERIC)
+    rule = Rotations.parse(PROBE_RULE)
     spread = moments_over(potential, batch, rule)[1].forces
     assert spread is not None
     return float(spread.square().mean().div(3).sqrt()) * MEV

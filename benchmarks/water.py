@@ -1,0 +1,137 @@
+"""The packaged potential `water`: its errors, its rotational spread, and whether it survives 5 ps of liquid water.
+
+    python benchmarks/water.py runs/water/best.safetensors --data valid.extxyz.xz
+    python benchmarks/water.py runs/water --data valid.extxyz.xz --ship
+
+Writes benchmarks/results/water.json; with --ship also src/tumble/weights/water.safetensors.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import units
+from ase.md.langevin import Langevin
+
+import tumble
+from tumble import checkpoint, data
+from tumble.cli.demo import liquid
+from tumble.orbit import moments_over
+from tumble.potential import Direct, Potential, collate_for
+from tumble.rotations import Rotations
+
+HERE = Path(__file__).resolve().parent
+SOURCE = {
+    "data": "Liquid water, 248 training and 30 validation frames of 64 H2O out of the 1593 of Cheng, Engel, Behler, "
+    "Dellago, Ceriotti, PNAS 116, 1110 (2019); energies and forces, no stress",
+    "level": "revPBE0-D3 (CP2K)",
+    "licence": "CC-BY-4.0 (data), BSD-3-Clause (weights)",
+    "doi": "10.1073/pnas.1815117116, 10.24435/materialscloud:2018.0020/v1",
+    "command": "tumble train examples/recipes/water.yaml -o runs/water",
+}
+
+
+def errors(potential: Potential, dataset: data.Dataset) -> dict[str, float]:
+    """Energy and force errors on labelled frames, in meV/atom and meV/Å."""
+    answers = tumble.predict(potential, dataset.atoms, atoms_per_batch=400)
+    pairs = list(zip(answers, dataset.labels, dataset.atoms, strict=True))
+    energy = 1000 * np.array([float(a.energy - b.energy) / len(atoms) for a, b, atoms in pairs])
+    forces = 1000 * torch.cat([a.forces.double() - b.forces for a, b, _ in pairs]).numpy()
+    return {
+        "energy_mae_meV_per_atom": float(np.abs(energy).mean()),
+        "energy_rmse_meV_per_atom": float(np.sqrt((energy**2).mean())),
+        "forces_mae_meV_per_A": float(np.abs(forces).mean()),
+        "forces_rmse_meV_per_A": float(np.sqrt((forces**2).mean())),
+    }
+
+
+def spread(potential: Potential, dataset: data.Dataset, n: int, rule: str = "Oh@generic") -> dict[str, Any]:
+    """Rotational spread over a generically turned rule, on the first n frames."""
+    turned = Rotations.parse(rule)
+    forces, energy = [], []
+    for atoms in dataset.atoms[:n]:
+        found = moments_over(potential, collate_for(potential, [atoms]), turned)[1]
+        forces.append(float(found.forces.square().mean().div(3).sqrt()) * 1000)
+        energy.append(float(found.energy[0]) / len(atoms) * 1000)
+    return {
+        "spread_rule": rule,
+        "spread_frames": n,
+        "forces_spread_meV_per_A": float(np.sqrt(np.mean(np.square(forces)))),
+        "energy_spread_meV_per_atom": float(np.sqrt(np.mean(np.square(energy)))),
+    }
+
+
+def dynamics(potential: Potential, picoseconds: float) -> dict[str, Any]:
+    """Langevin dynamics of 64 H2O at 300 K, 0.5 fs: temperature, and the shape of the molecules at the end."""
+    atoms = liquid(potential, 4)
+    atoms.calc = tumble.Calculator(potential)
+    generator = np.random.default_rng(1)
+    thermal = np.sqrt(atoms.get_masses() * units.kB * 300)
+    atoms.set_momenta(generator.normal(size=(len(atoms), 3)) * thermal[:, None])
+    n_steps, temperatures, started = round(picoseconds * 2000), [], time.perf_counter()
+    with Langevin(atoms, 0.5 * units.fs, temperature_K=300, friction=0.01 / units.fs, rng=generator) as engine:
+        for step, _ in enumerate(engine.irun(n_steps)):
+            temperatures.append(atoms.get_temperature())
+            if step % 1000 == 0:
+                print(f"  {step / 2000:.2f} ps, {temperatures[-1]:.0f} K", flush=True)
+    seconds = time.perf_counter() - started
+    bonds = atoms.get_all_distances(mic=True)[atoms.numbers == 8][:, atoms.numbers == 1]
+    second, third = np.sort(bonds, axis=1)[:, 1], np.sort(bonds, axis=1)[:, 2]
+    half = temperatures[len(temperatures) // 2 :]
+    return {
+        "nvt_ps": picoseconds,
+        "nvt_mean_K_second_half": float(np.mean(half)),
+        "nvt_max_K": float(np.max(temperatures)),
+        "nvt_longest_bond_A": float(second.max()),
+        "nvt_shortest_hydrogen_bond_A": float(third.min()),
+        "nvt_all_finite": bool(np.isfinite(atoms.get_forces()).all()),
+        "nvt_ms_per_step": 1000 * seconds / n_steps,
+    }
+
+
+def ship(folder: Path, found: dict[str, Any]) -> Path:
+    """Write the packaged file with its card."""
+    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][-1]
+    card = SOURCE | {
+        "errors": found,
+        "recipe": (folder / "recipe.yaml").read_text(),
+        "hardware": "2 cores of an x86-64 server CPU, float32",
+        "training_minutes": last["minutes"],
+    }
+    potential = tumble.load(folder / "best.safetensors")
+    return checkpoint.save(potential, HERE.parent / "src" / "tumble" / "weights" / "water.safetensors", card)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("potential", help="a packaged name, a file, or the folder of a training")
+    parser.add_argument("--data", help="labelled frames to compare with")
+    parser.add_argument("--frames", type=int, default=4, help="frames for the spread")
+    parser.add_argument("--picoseconds", type=float, default=5.0, help="length of the dynamics")
+    parser.add_argument("--ship", action="store_true", help="write it into the package, with its card")
+    chosen = parser.parse_args()
+    folder = Path(chosen.potential)
+    potential = tumble.load(folder / "best.safetensors" if folder.is_dir() else chosen.potential)
+    found: dict[str, Any] = {}
+    if chosen.data:
+        dataset = data.read(chosen.data)
+        found |= errors(potential, dataset) | spread(potential, dataset, chosen.frames)
+        found["spread_over_error"] = found["forces_spread_meV_per_A"] / found["forces_rmse_meV_per_A"]
+        found |= {f"direct_{k}": v for k, v in errors(Direct(potential.model), dataset).items() if "forces" in k}
+        print(json.dumps(found, indent=1), flush=True)
+    if chosen.picoseconds:
+        found |= dynamics(potential, chosen.picoseconds)
+    print(json.dumps(found, indent=1))
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "water.json").write_text(json.dumps(found, indent=1) + "\n")
+    if chosen.ship:
+        print(f"wrote {ship(folder, found)}")
+
+
+if __name__ == "__main__":
+    main()
