@@ -10,12 +10,21 @@ from ase.calculators.lj import LennardJones as EngineLJ
 from tumble.batch import Batch, Properties, to_atoms
 from tumble.bridges.ase import Calculator, Foreign
 from tumble.models.pair import ZBL, LennardJones, Morse
+from tumble.models.pet import PET
 from tumble.potential import Gradient, Model, Outputs, Potential, Sum, predict
+from tumble.symmetry import symmetrize
 from tumble.testing import MODEL_CONTRACTS, POTENTIAL_CONTRACTS, check_bridge, check_model, check_potential, structures
 
 
 def carbon():
     return Gradient(LennardJones(0.05, 1.3, cutoff=4.0))
+
+
+def small_pet(**settings):
+    """A random PET in float64 that answers fast."""
+    torch.manual_seed(0)
+    width = {"d_pet": 16, "d_node": 32, "d_head": 16, "d_feedforward": 16, "num_heads": 2, "num_attention_layers": 1}
+    return PET((6, 8), width | {"cutoff": 3.5} | settings).double()
 
 
 MODELS = {
@@ -24,10 +33,15 @@ MODELS = {
     "LennardJones in float32": lambda: LennardJones(0.05, 1.3).float(),
     "Morse": lambda: Morse(0.2, 1.4, 5.0),
     "ZBL": lambda: ZBL((1, 6, 8)),
+    "PET": small_pet,
+    "PET with direct heads": lambda: small_pet(direct_forces=True, direct_stress=True, featurizer_type="residual"),
+    "PET with an adaptive cutoff": lambda: small_pet(num_neighbors_adaptive=8.0),
+    "PET in float32": lambda: small_pet(edge_basis=3).float(),
 }
 
 POTENTIALS = {
     "Sum": lambda: Sum(carbon(), Gradient(ZBL([6]))),
+    "Symmetrized": lambda: symmetrize(Gradient(small_pet()), "i"),
     "Foreign": lambda: Foreign(EngineLJ(epsilon=0.05, sigma=1.3, rc=4.0, smooth=True)),
 }
 

@@ -422,7 +422,7 @@ def test_a_write_that_fails_leaves_no_result_and_no_debris(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("result.json", None, "there is no result.json in"),
+        ("result.json", None, r"there is no result\.json in .*\. Give the folder that a job has written"),
         ("result.json", "{", "is damaged: it is not valid JSON"),
         (
             "result.json",

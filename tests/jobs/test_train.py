@@ -20,6 +20,7 @@ import tumble
 from tumble import checkpoint
 from tumble.batch import Properties
 from tumble.jobs.train import Phase, Target, TrainSettings, train
+from tumble.jobs.train.job import tables
 from tumble.jobs.train.loop import random_turns
 from tumble.jobs.train.loss import loss, residuals, summary
 from tumble.jobs.train.state import set_rates
@@ -205,6 +206,12 @@ def test_a_training_can_start_from_a_saved_potential(files: dict[str, str], tmp_
     pair = checkpoint.save(Gradient(LennardJones()), tmp_path / "pair.safetensors")
     with pytest.raises(ValueError, match="is not a single PET"):
         train(recipe(files, start=str(pair)), tmp_path / "third")
+
+
+def test_without_validation_files_a_fraction_of_the_data_is_kept(files: dict[str, str]) -> None:
+    training, validation = tables(TrainSettings(data=(files["data"],), valid_fraction=0.25))
+    counts = [dict(zip(table.columns, table.rows[0], strict=True))["structures"] for table in (training, validation)]
+    assert counts == [9, 3]
 
 
 def test_turns_are_elements_of_o3_fixed_by_their_place() -> None:

@@ -12,8 +12,10 @@ from cyclopts import Parameter
 from scipy.spatial.transform import Rotation
 
 import tumble
+from tumble.batch import Properties
 from tumble.cli import DONE
 from tumble.cli.screen import progress_bar, show_verdicts
+from tumble.data import Dataset
 from tumble.units import BOLTZMANN
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def ice() -> Atoms:
     return oxygen + Atoms(f"H{len(protons)}", protons)
 
 
-def liquid(potential: "Potential", n_side: int = 3, *, n_steps: int = 200, seed: int = 0) -> Atoms:
+def liquid(potential: "Potential", n_side: int = 3, *, n_steps: int = 100, seed: int = 0) -> Atoms:
     """A box of n_side³ molecules at the density of water, packed without contacts, then stirred at 300 K.
 
     Args:
@@ -102,13 +104,14 @@ def demo(
     """Audit the packaged water potential, raw and symmetrized, on a molecule, a liquid and ice."""
     raw = tumble.load(model)
     print("building a molecule, a liquid box and an ice cell")
-    structures = [monomer(), liquid(raw), ice()]
+    structures = Dataset([monomer(), liquid(raw), ice()], [Properties()] * 3, ["molecule", "liquid", "ice"])
     results = []
     for name, potential in (("raw", raw), (rotations, tumble.symmetrize(raw, rotations))):
         with progress_bar(f"auditing {model}, {name}") as tell:
             result = tumble.audit(potential, structures, tell=lambda one: tell(*one))
         result.save(to.parent / name, overwrite=True)
         results.append(result)
-    show_verdicts(*results)
+    for result in results:
+        show_verdicts(result)
     print(f"wrote {tumble.report(*results, to=to).resolve()}")
     return DONE

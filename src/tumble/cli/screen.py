@@ -30,19 +30,21 @@ def show(table: Table) -> None:
     console.print(grid)
 
 
-def show_verdicts(*results: Result) -> None:
-    """Print the verdicts of results, one row each, and the reasons below."""
-    grid = Grid(title_justify="left")
-    for name in ("model", "task", "verdict", "measured", "allowed", "remedy", "cost"):
-        grid.add_column(name, overflow="fold")
-    for result in results:
-        for verdict in result.verdicts():
-            grid.add_row(result.title, *_row(verdict))
-        grid.add_section()
-    Console().print(grid)
-    for result in results:
-        for verdict in result.verdicts():
-            Console().print(f"{verdict.task}: {verdict.reason}", style="dim", highlight=False, markup=False)
+def show_verdicts(result: Result) -> None:
+    """Print the verdicts of a result, and the reasons of those that are not a plain yes."""
+    console = Console()
+    console.print(f"\n{result.title}", style="bold", highlight=False, markup=False)
+    grid = Grid()
+    for name in ("task", "verdict", "measured", "allowed"):
+        grid.add_column(name)
+    for verdict in result.verdicts():
+        grid.add_row(*_row(verdict))
+    console.print(grid)
+    for verdict in result.verdicts():
+        if verdict.answer != "yes":
+            remedy = ", ".join(filter(None, (verdict.remedy, verdict.cost)))
+            text = f"{verdict.task}: {verdict.reason}" + (f". Remedy: {remedy}" if remedy else "")
+            console.print(text, style="dim", highlight=False, markup=False)
 
 
 @contextmanager
@@ -59,7 +61,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         "–" if value is None else f"{number(value)} {verdict.unit}" for value in (verdict.value, verdict.threshold)
     )
     answer = f"[{COLOURS[verdict.answer]}]{verdict.words}[/]"
-    return verdict.task, answer, measured, allowed, verdict.remedy, verdict.cost
+    return verdict.task, answer, measured, allowed
 
 
 def _is_number(cell: Cell) -> bool:

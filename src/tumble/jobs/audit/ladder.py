@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from tumble.batch import Batch, Properties
 from tumble.jobs.audit.measures import Sizes, difference, larger, residual, sizes
 from tumble.jobs.audit.settings import AUTO, AuditSettings
-from tumble.orbit import Orbit, passes
+from tumble.orbit import Orbit, mean_over, passes
 from tumble.potential import Potential, Sum
 from tumble.rotations import Rotations
 from tumble.symmetry import Symmetrized
@@ -108,7 +109,7 @@ def remedies(
         times = deviation = None
         share -= len(rule) * each
         if share >= 0:
-            mean, seconds = _timed(lambda rule=rule: orbit_of(potential, batch, rule).mean())
+            mean, seconds = _timed(partial(mean_over, potential, batch, rule))
             times = seconds / seconds_of_call
             tick(len(rule) * each)
             deviation = sizes(difference(mean, reference), batch.n_atoms, has_stress=has_stress)
@@ -119,7 +120,7 @@ def remedies(
 
 def timed_call(potential: Potential, batch: Batch) -> tuple[Properties, float]:
     """The raw answer, and the seconds that it took."""
-    return _timed(lambda: potential(batch))
+    return _timed(partial(potential, batch))
 
 
 def _timed(ask: Callable[[], Properties]) -> tuple[Properties, float]:

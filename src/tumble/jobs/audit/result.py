@@ -28,15 +28,14 @@ CITATIONS = (
 class AuditResult(Result):
     """How much symmetry a potential breaks on each structure, and for what it is good enough.
 
-    potential: what was audited, in words.
     findings:  one per structure, every number that was measured.
     labels:    references of each structure; None where there are none.
     arrays:    of structure k under names that end in _k: its rule, orbit energies, spreads, raw and mean answers.
     atoms:     the structures, with the rotational spread of the force on each atom where it is known.
     """
 
+    title: str
     settings: AuditSettings
-    potential: str
     findings: tuple[Finding, ...]
     labels: tuple[Properties | None, ...]
     arrays: dict[str, np.ndarray]
@@ -52,19 +51,14 @@ class AuditResult(Result):
         findings: Sequence[Finding],
         labels: Sequence[Properties | None],
     ) -> Self:
-        """Put findings together."""
+        """Put findings together; the potential is given in words."""
         arrays = {"names": np.array([finding.name for finding in findings])}
         for index, finding in enumerate(findings):
             arrays |= {f"{name}_{index}": value for name, value in _arrays(finding).items()}
         atoms = [_with_spread(finding) for finding in findings]
-        return cls(settings, potential, tuple(findings), tuple(labels), arrays, atoms)
-
-    @property
-    def title(self) -> str:
-        """What was audited, on what."""
-        names = [finding.name for finding in self.findings]
+        names = [finding.name for finding in findings]
         on = ", ".join(names) if len(names) <= 3 else f"{len(names)} structures"
-        return f"{self.potential} on {on}"
+        return cls(f"{potential} on {on}", settings, tuple(findings), tuple(labels), arrays, atoms)
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """For which tasks the potential is good enough, as it stands or with a remedy."""

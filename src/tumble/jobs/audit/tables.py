@@ -15,7 +15,10 @@ COLUMNS = (
     "stress, rms component (GPa)",
 )
 
-NOT_MEASURED = "Not measured: the antisymmetric part of the force Jacobian, smoothness at the cutoff, extensivity, force X, forbidden forces of crystals, and anything about the accuracy of the potential beyond the labels."
+NOT_MEASURED = (
+    "Not measured: the antisymmetric part of the force Jacobian, smoothness at the cutoff, extensivity, force "
+    "constants, phonons, forbidden forces of crystals, and nothing about accuracy beyond the labels."
+)
 
 
 def tables(findings: Sequence[Finding], settings: AuditSettings) -> tuple[Table, ...]:
@@ -144,8 +147,8 @@ def _remedies(findings: Sequence[Finding]) -> Table:
             rows.append((finding.name, one.rule, one.n_calls, one.times, *here, *expected))
     note = (
         "Here: the average over the rule against the finest known mean, in the orientation of the file; a dash where "
-        "the rule was beyond the budget. Left at most: root mean square over orientations from the spectrum, taking the "
-        "worst case for what the measuring rule does not resolve. Times were measured once, on this machine."
+        "the rule was beyond the budget. Left at most: root mean square over orientations from the spectrum, taking "
+        "the worst case for what the measuring rule does not resolve. Times were measured once, on this machine."
     )
     return Table("What averaging costs and leaves", columns, rows, note)
 

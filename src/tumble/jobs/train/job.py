@@ -112,7 +112,7 @@ def _datasets(settings: TrainSettings) -> tuple[Dataset, Dataset]:
     everything = get(settings.data)
     if settings.valid:
         return everything, get(settings.valid)
-    return split(everything, 1 - settings.valid_fraction, settings.seed)
+    return split(everything, settings.valid_fraction, settings.seed)
 
 
 def _model(settings: TrainSettings, dataset: Dataset) -> PET:
