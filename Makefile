@@ -39,7 +39,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 test: $(STAMP)
-	$(THREADS) $(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(THREADS) $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 docs: $(STAMP)
 	$(THREADS) $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
