@@ -103,7 +103,9 @@ def ship(folder: Path, found: dict[str, Any]) -> Path:
         "training_minutes": last["minutes"],
     }
     potential = tumble.load(folder / "best.safetensors")
-    return checkpoint.save(potential, HERE.parent / "src" / "tumble" / "weights" / "water.safetensors", card)
+    path = checkpoint.save(potential, HERE.parent / "src" / "tumble" / "weights" / "water.safetensors", card)
+    path.with_suffix(".json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    return path
 
 
 def main() -> None:

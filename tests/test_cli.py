@@ -8,6 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.calculator import Calculator, all_changes
 from ase.neighborlist import neighbor_list
 from cyclopts import App
 from pydantic import Field
@@ -34,6 +35,18 @@ class Choices(Settings):
     rate: float = Field(0.1, description="how fast")
     shape: Shape = Field(Shape(depth=9), description="of the thing")
     shapes: tuple[Shape, ...] = Field((), description="only in a file")
+
+
+class Field(Calculator):
+    """Two atoms whose energy depends on how far apart they are along z: nothing an invariant potential would do."""
+
+    implemented_properties = ("energy", "forces")
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        z = float(self.atoms.positions[1, 2] - self.atoms.positions[0, 2])
+        forces = np.array([[0, 0, z], [0, 0, -z]])
+        self.results = {"energy": 0.5 * z**2, "forces": forces}
 
 
 @pytest.fixture
@@ -173,15 +186,19 @@ def test_a_symmetrized_potential_is_a_file_like_any_other(argon, tmp_path, capsy
 def test_report_turns_folders_into_a_page(argon, tmp_path):
     model, structures = argon
     folder, page = tmp_path / "out", tmp_path / "card.html"
-    assert main(["audit", str(model), str(structures), "-o", str(folder)]) == 0
+    assert main(["audit", str(model), str(structures), "-o", str(folder), "--budget", "1e5"]) == 0
     assert (folder / "card.html").is_file()
     assert main(["report", str(folder), "--to", str(page)]) == 0
     assert "<html" in page.read_text()
 
 
-def test_audit_exits_with_six_if_a_verdict_is_below_what_is_required(argon, tmp_path, capsys):
-    _, structures = argon
-    assert main(["audit", str(argon[0]), str(structures), "--require", "yes"]) in (0, 6)
+def test_audit_exits_with_six_if_a_verdict_is_below_what_is_required(tmp_path, capsys):
+    """An energy that depends on the lab's z axis is never fine as is; Lennard-Jones always is."""
+    ase.io.write(tmp_path / "dimer.xyz", Atoms("Ar2", [[0, 0, 0], [0, 0, 3.8]]))
+    words = [str(tmp_path / "dimer.xyz"), "--budget", "1e4", "--require", "yes"]
+    assert main(["audit", "ase:test_cli:Field", *words]) == 6
+    assert "orientation" in capsys.readouterr().out
+    assert main(["audit", LJ, *words]) == 0
 
 
 def test_models_lists_what_is_packaged(capsys):
@@ -213,6 +230,9 @@ def test_bad_input_is_one_message_and_exit_code_two(words, message, capsys, tmp_
 
 def test_unknown_verbs_and_flags_exit_with_two(capsys):
     assert main(["predicd"]) == 2
+    assert "Did you mean 'predict'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"there is no verb '--bogus'; there are predict, .* See tumble --help"):
+        main(["--bogus", "--debug"])
     assert main(["predict", LJ, "x.xyz", "--dtyp", "float32"]) == 2
     assert "Did you mean --dtype" in capsys.readouterr().err
 

@@ -301,14 +301,15 @@ def test_the_commands_of_a_page_run(page, desk):
     makes = {line.split()[1] for line in lines if line.startswith("make ")}
     assert makes <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     commands = [line.split(" #")[0].split()[1:] for line in lines if line.startswith("tumble ")]
-    words = [[*command, *(["--overwrite"] if command[0] in OVERWRITING else [])] for command in commands]
+    words = [[*command, *EXTRA.get(command[0], [])] for command in commands]
     # In one process, for what takes time is to import torch.
     code = f"from tumble.cli import main\nfor words in {words}:\n    assert main(words) == 0, words"
     done = run(sys.executable, "-W", "error", "-c", code, cwd=desk)
     assert done.returncode == 0, done.stderr
 
 
-OVERWRITING = ("predict", "symmetrize", "train", "audit")
+EXTRA = {verb: ["--overwrite"] for verb in ("predict", "symmetrize", "train")}
+EXTRA["audit"] = ["--overwrite", "--budget", "1e5"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=shown)

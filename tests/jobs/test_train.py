@@ -20,13 +20,13 @@ import tumble
 from tumble import checkpoint
 from tumble.batch import Properties
 from tumble.jobs.train import Phase, Target, TrainSettings, train
-from tumble.jobs.train.job import tables
 from tumble.jobs.train.loop import random_turns
 from tumble.jobs.train.loss import loss, residuals, summary
 from tumble.jobs.train.state import set_rates
 from tumble.models.pair import LennardJones
 from tumble.models.pet import PETSettings
 from tumble.potential import Gradient, collate_for, predict
+from tumble.results import Table
 
 SMALL = PETSettings(
     cutoff=4.0, d_pet=8, d_head=8, d_node=8, d_feedforward=8, num_heads=2, num_attention_layers=1, num_gnn_layers=1,
@@ -208,9 +208,11 @@ def test_a_training_can_start_from_a_saved_potential(files: dict[str, str], tmp_
         train(recipe(files, start=str(pair)), tmp_path / "third")
 
 
-def test_without_validation_files_a_fraction_of_the_data_is_kept(files: dict[str, str]) -> None:
-    training, validation = tables(TrainSettings(data=(files["data"],), valid_fraction=0.25))
-    counts = [dict(zip(table.columns, table.rows[0], strict=True))["structures"] for table in (training, validation)]
+def test_without_validation_files_a_fraction_of_the_data_is_kept(files: dict[str, str], tmp_path: Path) -> None:
+    shown: list[Table] = []
+    settings = recipe(files).model_copy(update={"valid": (), "valid_fraction": 0.25})
+    train(settings, tmp_path / "run", max_minutes=0.0, show=shown.append)
+    counts = [dict(zip(table.columns, table.rows[0], strict=True))["structures"] for table in shown]
     assert counts == [9, 3]
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -66,6 +67,14 @@ def build(words: Sequence[str] = ()) -> App:
     return app
 
 
+def _check_verb(words: Sequence[str]) -> None:
+    names = [verb.name for verb in VERBS]
+    if words and words[0] not in names and words[0] not in ("-h", "--help", "--version"):
+        near = get_close_matches(words[0], names, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else " See tumble --help."
+        raise ValueError(f"there is no verb {words[0]!r}; there are {', '.join(names)}.{hint}")
+
+
 def _command(verb: Verb) -> Callable[..., int | None]:
     from tumble.cli.flags import with_settings
 
@@ -88,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words or bool(os.environ.get("TUMBLE_DEBUG"))
     words = [word for word in words if word != "--debug"]
     try:
+        _check_verb(words)
         return build(words)(words) or DONE
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else BAD_INPUT

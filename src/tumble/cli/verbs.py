@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import ase.io
 import numpy as np
@@ -16,7 +16,6 @@ from tumble import checkpoint, data
 from tumble.batch import Properties
 from tumble.cli import DONE, NOT_TRUSTED
 from tumble.cli.screen import progress_bar, show, show_verdicts
-from tumble.jobs.train.job import tables
 from tumble.results import Table, load_result
 from tumble.units import EV_PER_A3_TO_GPa
 
@@ -100,12 +99,9 @@ def train(
     stored = output / "recipe.yaml"
     chosen = settings(stored if resume and stored.is_file() else None)
     refuse_existing(output / "result.json", overwrite or resume)
-    for table in tables(chosen):
-        show(table)
+    flags: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "max_minutes": max_minutes}
     with progress_bar("training") as tell:
-        result = tumble.train(
-            chosen, output, resume=resume, overwrite=overwrite, max_minutes=max_minutes, tell=lambda one: tell(*one)
-        )
+        result = tumble.train(chosen, output, tell=lambda one: tell(*one), show=show, **flags)
     result.save(output, overwrite=overwrite or resume)
     print(f"wrote {output / 'best.safetensors'} and {tumble.report(result, to=output / 'card.html')}")
     return DONE
@@ -126,6 +122,8 @@ def audit(
     overwrite: Overwrite = False,
 ) -> int:
     """Measure how much symmetry a potential breaks on these structures, and whether it matters."""
+    if output is not None:
+        refuse_existing(output / "result.json", overwrite)
     chosen = settings()
     structures = data.read([str(file) for file in files], require=())
     with progress_bar("auditing") as tell:
@@ -153,10 +151,10 @@ def models() -> int:
     rows = []
     for name, path in checkpoint.packaged().items():
         card = checkpoint.read_header(path)["card"]
-        rows.append(
-            (name, f"{path.stat().st_size / 2**20:.1f}", str(card.get("licence", "")), str(card.get("data", "")))
-        )
-    show(Table("packaged potentials", ("name", "MB", "licence", "data"), rows))
+        error = card.get("errors", {}).get("forces_mae_meV_per_A")
+        size = f"{path.stat().st_size / 2**20:.1f}"
+        rows.append((name, size, error, str(card.get("licence", "")), str(card.get("data", ""))))
+    show(Table("packaged potentials", ("name", "MB", "force MAE (meV/Å)", "licence", "data"), rows))
     return DONE
 
 

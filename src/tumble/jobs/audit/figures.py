@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tumble.batch import Properties
-from tumble.jobs.audit.measures import Spectrum
+from tumble.jobs.audit.measures import Sizes, Spectrum, is_resolving
 from tumble.jobs.audit.settings import AuditSettings
 from tumble.jobs.audit.survey import Finding
 from tumble.results import Curve, Map, Series, Sketch
@@ -23,11 +23,12 @@ def figures(
 ) -> tuple[Curve | Map | Sketch, ...]:
     """All figures, most telling first; those of one structure show the worst."""
     worst = worst_of(findings)
+    resolved = worst_of([finding for finding in findings if finding.energy_spectrum is not None] or findings)
     made: list[Curve | Map | Sketch | None] = [
         _histogram(findings),
         _sketch(worst),
         _over_sphere(findings, settings),
-        _spectrum(worst),
+        _spectrum(resolved),
         _convergence(worst),
         *_parities(findings, labels),
     ]
@@ -82,9 +83,9 @@ def _over_sphere(findings: Sequence[Finding], settings: AuditSettings) -> Map | 
     finding = (
         max(molecules, key=lambda f: f.spread.energy_meV_per_atom * len(f.atoms)) if molecules else worst_of(findings)
     )
-    l_max = finding.orbit.rotations.degree // 2
-    if l_max < 1:
+    if not is_resolving(finding.orbit.rotations):
         return None
+    l_max = finding.orbit.rotations.degree // 2
     longitude, latitude, values = finding.over_sphere()
     if molecules:
         unit, values = "k_BT", values / (BOLTZMANN * settings.temperature_K)
@@ -101,9 +102,9 @@ def _over_sphere(findings: Sequence[Finding], settings: AuditSettings) -> Map | 
 
 def _spectrum(finding: Finding) -> Curve | None:
     energy, forces = finding.energy_spectrum, finding.force_spectrum
-    l_max = energy.fractions.shape[1] - 1
-    if l_max < 1:
+    if energy is None:
         return None
+    l_max = energy.fractions.shape[1] - 1
     series = [*_bars("energy", energy), *([] if forces is None else _bars("forces", forces))]
     floor = finding.floor.energy_meV_per_atom
     is_noise = finding.spread.energy_meV_per_atom <= 3 * floor
@@ -134,17 +135,17 @@ def _convergence(finding: Finding) -> Curve | None:
     run = [one for one in finding.remedies if one.deviation is not None and one.deviation.force_meV_per_A is not None]
     if not run:
         return None
-    nodes = [1, *(one.n_calls for one in finding.remedies)]
-    left = [finding.spread.force_meV_per_A, *(one.expected.force_meV_per_A for one in finding.remedies)]
+    most = max(one.n_calls for one in finding.remedies)
     series = [
         Series(
-            "measured, in the orientation of the file",
-            [one.n_calls for one in run],
-            [_force(one.deviation) for one in run],
-        ),
-        Series("expected at most, rms over orientations", nodes, [value or 0.0 for value in left]),
-        Series("precision floor", [1, max(nodes)], [finding.floor.force_meV_per_A or 0.0] * 2),
+            "measured, as the file is oriented", [one.n_calls for one in run], [_force(one.deviation) for one in run]
+        )
     ]
+    known = [one for one in finding.remedies if one.expected is not None]
+    if known:
+        left = [_force(finding.spread), *(_force(one.expected) for one in known)]
+        series.append(Series("expected, rms over orientations", [1, *(one.n_calls for one in known)], left))
+    series.append(Series("precision floor", [1, most], [_force(finding.floor)] * 2))
     rules = ", ".join(f"{one.rule} {one.n_calls}" for one in finding.remedies)
     return Curve(
         f"Convergence with the number of rotations: {finding.name}",
@@ -157,8 +158,8 @@ def _convergence(finding: Finding) -> Curve | None:
     )
 
 
-def _force(sizes: object) -> float:
-    return float(getattr(sizes, "force_meV_per_A", None) or 0.0)
+def _force(sizes: Sizes | None) -> float:
+    return 0.0 if sizes is None else sizes.force_meV_per_A or 0.0
 
 
 def _parities(findings: Sequence[Finding], labels: Sequence[Properties | None]) -> list[Curve]:

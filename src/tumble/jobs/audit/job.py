@@ -7,18 +7,19 @@ from ase import Atoms
 
 from tumble.batch import Properties
 from tumble.data import Dataset
-from tumble.jobs.audit.ladder import price
+from tumble.jobs.audit.ladder import measuring_rules, price, remedies_run
 from tumble.jobs.audit.result import AuditResult
 from tumble.jobs.audit.settings import AUDIT_V1, AuditSettings
 from tumble.jobs.audit.survey import Finding, survey
 from tumble.potential import Direct, Gradient, Potential, Sum, check_species, collate_for
+from tumble.rotations import Rotations
 from tumble.symmetry import Symmetrized
 
 
 class Progress(NamedTuple):
     """What a caller sees while structures are measured.
 
-    done, total: pair evaluations; the total is an estimate until the end.
+    done, total: pair evaluations of the measuring rules and the remedies.
     message:     which structure.
     """
 
@@ -51,19 +52,20 @@ def audit(
     settings = settings or AUDIT_V1
     atoms, labels, names = _structures(atoms_or_structures, labels)
     check_species(potential.species, collate_for(potential, atoms))
-    share = settings.budget / len(atoms)
-    total = sum(_estimate(potential, one, share) for one in atoms)
+    prices = [price(potential, collate_for(potential, [one])) for one in atoms]
+    rules = measuring_rules(settings, prices)
+    total = sum(each * _n_calls(rule, settings) for each, rule in zip(prices, rules, strict=True))
     findings: list[Finding] = []
     done = 0.0
-    for one, label, name in zip(atoms, labels, names, strict=True):
+    for one, label, name, rule in zip(atoms, labels, names, rules, strict=True):
 
         def tick(work: float, name: str = name) -> None:
             nonlocal done
             done += work
-            tell(Progress(int(done), int(max(total, done)), name))
+            tell(Progress(int(done), total, name))
 
-        findings.append(survey(potential, one, name, settings, share, label=label, tick=tick))
-    tell(Progress(int(done), int(done), f"{len(findings)} structures done"))
+        findings.append(survey(potential, one, name, settings, rule, label=label, tick=tick))
+    tell(Progress(total, total, f"{len(findings)} structures done"))
     return AuditResult.of(settings, describe(potential), findings, labels)
 
 
@@ -105,7 +107,7 @@ def _structures(
     return atoms, list(labels), names
 
 
-def _estimate(potential: Potential, atoms: Atoms, share: float) -> float:
-    """Pair evaluations that a structure will take, roughly: its share, or that of the cheapest rule if it is more."""
-    each = price(potential, collate_for(potential, [atoms]))
-    return max(12 * each, min(share, 2600 * each)) + min(share / 2, 300 * each)
+def _n_calls(rule: Rotations, settings: AuditSettings) -> int:
+    """Calls about one structure: over the measuring rule, and over the remedies that are run."""
+    remedies, n_run = remedies_run(settings.remedies, len(rule))
+    return len(rule) + sum(len(one) for one in remedies[:n_run])

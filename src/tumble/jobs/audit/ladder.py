@@ -1,5 +1,6 @@
 """Rules: which one measures, what each remedy costs, and how the mean converges with the number of rotations."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,14 +9,15 @@ from typing import Final, NamedTuple
 import torch
 
 from tumble.batch import Batch, Properties
-from tumble.jobs.audit.measures import Sizes, difference, larger, residual, sizes
+from tumble.jobs.audit.measures import Sizes, difference, is_resolving, larger, sizes
+from tumble.jobs.audit.residual import residual
 from tumble.jobs.audit.settings import AUTO, AuditSettings
 from tumble.orbit import Orbit, mean_over, passes
 from tumble.potential import Potential, Sum
 from tumble.rotations import Rotations
 from tumble.symmetry import Symmetrized
 
-MEASURING: Final[tuple[str, ...]] = ("o3:14", "o3:10", "o3:8", "o3:6", "Ih", "Oh", "Th", "T")
+MEASURING: Final[tuple[str, ...]] = ("o3:10", "o3:8", "o3:6", "Ih", "Oh", "Th", "T")
 """Measuring rules, finest first; the last is taken whatever it costs."""
 
 PAIRS_OF_AN_ATOM: Final = 10
@@ -30,21 +32,27 @@ def price(potential: Potential, batch: Batch) -> int:
     return max(batch.n_pairs, PAIRS_OF_AN_ATOM * batch.n_atoms) * _n_calls(potential)
 
 
-def measuring_rule(settings: AuditSettings, price_of_call: int, share: float) -> Rotations:
-    """The rule that measures a structure: the one that was asked for, or the finest within its share of the budget.
+def measuring_rules(settings: AuditSettings, prices: Sequence[int]) -> list[Rotations]:
+    """The rule that measures each structure: the one that was asked for, or the finest within its share of the budget.
+
+    The cheapest structure chooses first, and what it does not need goes to the others.
 
     Args:
         settings: of the audit.
-        price_of_call: pair evaluations, from `price`.
-        share: pair evaluations that may be spent.
+        prices: of one call about each structure, from `price`.
     """
     if settings.rotations != AUTO:
-        return Rotations.parse(settings.rotations)
-    for spec in MEASURING[:-1]:
-        rule = Rotations.parse(spec)
-        if len(rule) * price_of_call <= share:
-            return rule.generic()
-    return Rotations.parse(MEASURING[-1]).generic()
+        return [Rotations.parse(settings.rotations)] * len(prices)
+    left, chosen = settings.budget, [""] * len(prices)
+    order = sorted(range(len(prices)), key=lambda index: prices[index])
+    counts = {spec: len(Rotations.parse(spec)) for spec in MEASURING}
+    for place, index in enumerate(order):
+        share = left / (len(order) - place)
+        affordable = (spec for spec in MEASURING if counts[spec] * prices[index] <= share)
+        chosen[index] = next(affordable, MEASURING[-1])
+        left -= counts[chosen[index]] * prices[index]
+    rules = {spec: Rotations.parse(spec).generic() for spec in set(chosen)}
+    return [rules[spec] for spec in chosen]
 
 
 def orbit_of(potential: Potential, batch: Batch, rule: Rotations, tick: Tick = lambda work: None) -> Orbit:
@@ -65,55 +73,64 @@ class Remedy(NamedTuple):
     n_calls:   calls of the potential instead of one.
     times:     measured time over that of one raw call; None if the rule was not run.
     deviation: of the answers averaged in the frame of the structure from the best known mean; None if it was not run.
-    expected:  what it leaves at most, root mean square over orientations, from the spectrum.
+    expected:  what it leaves, root mean square over orientations, see `residual`; None if the measuring rule has no
+               spectrum.
     """
 
     rule: str
     n_calls: int
     times: float | None
     deviation: Sizes | None
-    expected: Sizes
+    expected: Sizes | None
 
     @property
-    def left(self) -> Sizes:
-        """What remains of each spread: the larger of what was measured and what is expected."""
-        return self.expected if self.deviation is None else larger(self.deviation, self.expected)
+    def left(self) -> Sizes | None:
+        """What remains of each spread: the larger of what was measured and what is expected, or what is known of it."""
+        if self.deviation is None or self.expected is None:
+            return self.deviation or self.expected
+        return larger(self.deviation, self.expected)
+
+
+def remedies_run(specs: Sequence[str], n_nodes: int) -> tuple[list[Rotations], int]:
+    """All rules, cheapest first, and how many of them are run: half as many calls as the measuring rule has nodes."""
+    rules = sorted((Rotations.parse(spec) for spec in specs), key=len)
+    together = itertools.accumulate(len(rule) for rule in rules)
+    return rules, sum(calls <= n_nodes / 2 for calls in together)
 
 
 def remedies(
     potential: Potential,
     batch: Batch,
     orbit: Orbit,
-    power: Properties,
     specs: Sequence[str],
     *,
     seconds_of_call: float,
-    share: float,
     has_stress: bool,
     tick: Tick = lambda work: None,
 ) -> list[Remedy]:
-    """Cost and effect of averaging over each rule, cheapest first; run while the share of the budget lasts.
+    """Cost and effect of averaging over each rule, cheapest first.
 
     Args:
         potential: what is audited.
         batch: one structure.
         orbit: of this structure over the measuring rule; its mean is the best known one.
-        power: spectrum of the orbit.
         specs: rules.
         seconds_of_call: of one raw call.
-        share: pair evaluations that may be spent.
+        has_stress: whether the structure has one.
+        tick: told of work done.
     """
-    reference, spread, each = orbit.mean(), orbit.spread(), price(potential, batch)
+    reference, each = orbit.mean(), price(potential, batch)
+    rules, n_run = remedies_run(specs, len(orbit.rotations))
     found: list[Remedy] = []
-    for rule in sorted((Rotations.parse(spec) for spec in specs), key=len):
-        times = deviation = None
-        share -= len(rule) * each
-        if share >= 0:
+    for place, rule in enumerate(rules):
+        times = deviation = expected = None
+        if place < n_run:
             mean, seconds = _timed(partial(mean_over, potential, batch, rule))
             times = seconds / seconds_of_call
             tick(len(rule) * each)
             deviation = sizes(difference(mean, reference), batch.n_atoms, has_stress=has_stress)
-        expected = sizes(residual(spread, power, rule), batch.n_atoms, has_stress=has_stress)
+        if is_resolving(orbit.rotations):
+            expected = sizes(residual(orbit, rule), batch.n_atoms, has_stress=has_stress)
         found.append(Remedy(rule.name, len(rule), times, deviation, expected))
     return found
 

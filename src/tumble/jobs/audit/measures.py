@@ -10,8 +10,9 @@ from tumble.orbit import Orbit
 from tumble.rotations import Rotations
 from tumble.units import BOLTZMANN, MEV, EV_PER_A3_TO_GPa
 
-UNSEEN = 8
-"""Channels above the highest resolved one that are looked at for what a rule could leave of the unresolved power."""
+RESOLVING = 6
+"""Degree from which a rule gives a spectrum. A coarser one folds high channels into low ones: the 60 nodes of I show
+a pure ℓ = 4 as 95 % ℓ = 2."""
 
 
 class Sizes(NamedTuple):
@@ -75,13 +76,16 @@ class Spectrum(NamedTuple):
 
     fractions: (2, l_max + 1): [0] proper channels, [1] pseudo channels; (1, l_max + 1) where the rule has no inversion
                and cannot tell them apart. ℓ = 0 proper, the mean, is left out (zero).
-    rest:      what lies above l_max.
-    variance:  in the unit of the answer, squared.
+    rest:      what lies above l_max. About half of the true rest shows here, the other half among the fractions.
     """
 
     fractions: Tensor
     rest: float
-    variance: float
+
+
+def is_resolving(rule: Rotations) -> bool:
+    """Whether an orbit over the rule has a spectrum."""
+    return rule.degree >= RESOLVING and (rule.is_proper or rule.has_inversion)
 
 
 def spectra(orbit: Orbit, power: Properties) -> tuple[Spectrum, Spectrum | None]:
@@ -100,44 +104,7 @@ def _spectrum(power: Tensor, variance: float) -> Spectrum:
     power[0, 0] = 0
     # Rounding alone can put a little more than everything into the resolved channels.
     fractions = power / max(variance, float(power.sum()), 1e-300)
-    return Spectrum(fractions, max(0.0, 1 - float(fractions.sum())) if variance > 0 else 0.0, variance)
-
-
-def residual(spread: Properties, power: Properties, rule: Rotations) -> Properties:
-    """What averaging over a rule leaves at most, as a root mean square over the orientations of the structure.
-
-        left² = Σ_ℓσ B_ℓσ residual_ℓσ / (2ℓ+1) + worst share × (spread² - Σ_ℓσ B_ℓσ),  without ℓ = 0 proper
-
-    The power in each resolved channel leaves its known share. Of the power above, the worst share of the next `UNSEEN`
-    channels is assumed; where parity is not resolved, the worse parity.
-
-    Args:
-        spread: `Orbit.spread` of the measuring rule.
-        power: `Orbit.spectrum` of the same orbit.
-        rule: what would be averaged over; see `Rotations.residuals`.
-
-    Returns:
-        energy (S,) eV, forces (N,) eV/Å, stress (S,) eV/Å³, norms over components.
-    """
-    assert power.energy is not None
-    n_parities, n_seen, _ = power.energy.shape
-    degrees = torch.arange(n_seen + UNSEEN)
-    shares = (rule.residuals(n_seen + UNSEEN - 1) / (2 * degrees + 1)).clamp(min=0)
-    shares[0, 0] = 0
-    if n_parities == 1:
-        shares[1, 0] = 0
-        shares = shares.amax(0, keepdim=True)
-
-    def left(size: Tensor | None, channels: Tensor | None) -> Tensor | None:
-        if size is None or channels is None:
-            return None
-        channels = channels.clamp(min=0).clone()
-        channels[0, 0] = 0
-        resolved = torch.einsum("pl,plm->m", shares[:, :n_seen].to(channels), channels)
-        unresolved = (size.square() - channels.sum((0, 1))).clamp(min=0)
-        return (resolved + float(shares[:, n_seen:].max()) * unresolved).sqrt()
-
-    return Properties(*(left(*pair) for pair in zip(spread, power, strict=True)))
+    return Spectrum(fractions, max(0.0, 1 - float(fractions.sum())) if variance > 0 else 0.0)
 
 
 def net_force(orbit: Orbit) -> float | None:

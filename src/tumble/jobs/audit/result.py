@@ -90,7 +90,8 @@ def _arrays(finding: Finding) -> dict[str, np.ndarray]:
         "raw_stress": finding.raw.stress,
     }
     arrays = {name: field.detach().cpu().numpy() for name, field in fields.items() if field is not None}
-    arrays["energy_spectrum"] = finding.energy_spectrum.fractions.numpy()
+    if finding.energy_spectrum is not None:
+        arrays["energy_spectrum"] = finding.energy_spectrum.fractions.numpy()
     arrays["torque_meV_per_rad"] = finding.torque_meV_per_rad
     if (spread := finding.per_atom_meV_per_A) is not None:
         arrays["force_spread_meV_per_A"] = spread

@@ -10,13 +10,14 @@ from tumble.batch import Batch, Properties, has_volume
 from tumble.crystal import Resolution, check_resolution, point_operations
 from tumble.jobs.audit import measures
 from tumble.jobs.audit.conservation import ForceGap, force_gap
-from tumble.jobs.audit.ladder import Remedy, Tick, measuring_rule, orbit_of, price, remedies, timed_call
+from tumble.jobs.audit.ladder import Remedy, Tick, orbit_of, remedies, timed_call
 from tumble.jobs.audit.measures import FreeEnergy, Sizes, Spectrum, difference, sizes
 from tumble.jobs.audit.precision import floor
 from tumble.jobs.audit.settings import AuditSettings
 from tumble.jobs.audit.torque import torque
 from tumble.orbit import Orbit
 from tumble.potential import Potential, collate_for
+from tumble.rotations import Rotations
 from tumble.units import MEV, EV_PER_A3_TO_GPa
 
 Floats = np.ndarray
@@ -36,9 +37,9 @@ class Finding:
     raw:         the answer as it stands.
     spread, parity, floor: sizes; parity is None for a rule without inversion.
     floor_how:   how the floor was found.
-    energy_spectrum, force_spectrum: where in ℓ the anisotropy is.
+    energy_spectrum, force_spectrum: where in ℓ the anisotropy is; None for a rule too coarse for a spectrum.
     torque_meV_per_rad: (3,) at rest.
-    rms_torque_meV_per_rad: over orientations.
+    rms_torque_meV_per_rad: over orientations; None without a spectrum.
     net_force_meV_per_A: |ΣF| / √N.
     force_gap:   forces against the slope of the energy.
     forbidden_stress_GPa: what the point group forbids of the raw stress; None where there is none.
@@ -59,10 +60,10 @@ class Finding:
     parity: Sizes | None
     floor: Sizes
     floor_how: str
-    energy_spectrum: Spectrum
+    energy_spectrum: Spectrum | None
     force_spectrum: Spectrum | None
     torque_meV_per_rad: Floats
-    rms_torque_meV_per_rad: float
+    rms_torque_meV_per_rad: float | None
     net_force_meV_per_A: float | None
     force_gap: ForceGap | None
     forbidden_stress_GPa: float | None
@@ -100,7 +101,7 @@ def survey(
     atoms: Atoms,
     name: str,
     settings: AuditSettings,
-    share: float,
+    rule: Rotations,
     *,
     label: Properties | None = None,
     tick: Tick = lambda work: None,
@@ -112,7 +113,7 @@ def survey(
         atoms: one structure.
         name: what to call it.
         settings: of the audit.
-        share: pair evaluations that the measuring rule may take; half as many go to the remedies.
+        rule: that measures; remedies are run for half as many calls.
         label: reference energy () eV, forces (n, 3) eV/Å, stress (3, 3) eV/Å³, each or all None.
         tick: told of work done.
 
@@ -121,15 +122,14 @@ def survey(
     """
     batch = collate_for(potential, [atoms])
     has_stress = bool(has_volume(batch)[0])
-    rule = measuring_rule(settings, price(potential, batch), share)
     group = point_operations(atoms, settings.symprec)
     resolution = check_resolution(rule, group)
     orbit = orbit_of(potential, batch, rule, tick)
     raw, seconds = timed_call(potential, batch)
     noise, how = floor(potential, atoms, orbit)
-    power = orbit.spectrum()
-    assert power.energy is not None
-    spectra = measures.spectra(orbit, power)
+    power = orbit.spectrum() if measures.is_resolving(rule) else None
+    spectra = (None, None) if power is None else measures.spectra(orbit, power)
+    torques = None if power is None or power.energy is None else MEV * measures.rms_torque(power.energy)
     forbidden = None
     if raw.stress is not None and has_stress and group.is_finite:
         apart = measures.forbidden_stress(raw.stress[0], group.matrices)
@@ -153,7 +153,7 @@ def survey(
         energy_spectrum=spectra[0],
         force_spectrum=spectra[1],
         torque_meV_per_rad=MEV * torque(potential, batch)[0].cpu().numpy(),
-        rms_torque_meV_per_rad=MEV * measures.rms_torque(power.energy),
+        rms_torque_meV_per_rad=torques,
         net_force_meV_per_A=None if net is None else MEV * net,
         force_gap=force_gap(potential, atoms),
         forbidden_stress_GPa=forbidden,
@@ -164,10 +164,8 @@ def survey(
                 potential,
                 batch,
                 orbit,
-                power,
                 settings.remedies,
                 seconds_of_call=seconds,
-                share=share / 2,
                 has_stress=has_stress,
                 tick=tick,
             )

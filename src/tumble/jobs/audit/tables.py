@@ -134,21 +134,22 @@ def _remedies(findings: Sequence[Finding]) -> Table:
         "time (× one call)",
         "force deviation here (meV/Å)",
         "energy deviation here (meV/atom)",
-        "force left at most (meV/Å)",
-        "energy left at most (meV/atom)",
+        "force left, expected (meV/Å)",
+        "energy left, expected (meV/atom)",
     )
     rows: list[tuple[Cell, ...]] = []
     for finding in findings:
         for one in finding.remedies:
-            here = (None, None)
-            if one.deviation is not None:
-                here = (one.deviation.force_meV_per_A, one.deviation.energy_meV_per_atom)  # type: ignore[assignment]
-            expected = (one.expected.force_meV_per_A, one.expected.energy_meV_per_atom)
-            rows.append((finding.name, one.rule, one.n_calls, one.times, *here, *expected))
+            numbers = [
+                None if sizes is None else getattr(sizes, name)
+                for sizes in (one.deviation, one.expected)
+                for name in ("force_meV_per_A", "energy_meV_per_atom")
+            ]
+            rows.append((finding.name, one.rule, one.n_calls, one.times, *numbers))
     note = (
-        "Here: the average over the rule against the finest known mean, in the orientation of the file; a dash where "
-        "the rule was beyond the budget. Left at most: root mean square over orientations from the spectrum, taking "
-        "the worst case for what the measuring rule does not resolve. Times were measured once, on this machine."
+        "Here: the average over the rule against the mean over the measuring rule, in the orientation of the file; a "
+        "dash where the rule was not run. Expected: root mean square over orientations, from the spectrum and the "
+        "worst case for what the measuring rule does not resolve; a dash where it has no spectrum. Times are of this machine."
     )
     return Table("What averaging costs and leaves", columns, rows, note)
 

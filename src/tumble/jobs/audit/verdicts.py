@@ -115,16 +115,19 @@ def _with_remedy(task: Task, findings: Sequence[Finding], settings: AuditSetting
     assert verdict.threshold is not None
     best = float("inf")
     for place, remedy in enumerate(findings[0].remedies):
-        left = max(task.quantity(f.remedies[place].left, f, settings) or 0.0 for f in findings)
+        sizes = [(f.remedies[place].left, f) for f in findings]
+        if any(one is None for one, _ in sizes):
+            continue
+        left = max(task.quantity(one, f, settings) or 0.0 for one, f in sizes if one is not None)
         best = min(best, left)
         if left <= verdict.threshold:
             times = [f.remedies[place].times for f in findings]
             measured = max(t for t in times if t is not None) if any(t is not None for t in times) else None
             cost = f"{remedy.n_calls} calls" + ("" if measured is None else f", {number(measured)} × the time of one")
-            words = f"symmetrize with {remedy.rule}: leaves at most {number(left)} {verdict.unit}"
+            words = f"symmetrize with {remedy.rule}: leaves {number(left)} {verdict.unit}"
             return replace(verdict, answer="remedy", remedy=words, cost=cost)
-    if not findings[0].remedies:
-        return verdict
+    if best == float("inf"):
+        return replace(verdict, reason=f"{verdict.reason}; what averaging would leave was not measured")
     tried = f"averaging over {', '.join(remedy.rule for remedy in findings[0].remedies)} leaves"
     return replace(verdict, reason=f"{verdict.reason}; {tried} {number(best)} {verdict.unit} at best")
 
@@ -149,10 +152,11 @@ def _constant_energy(findings: Sequence[Finding], settings: AuditSettings) -> tu
     worst, finding = max(known, key=lambda pair: pair[0].gap)
     limit = settings.thresholds.force_gap
     reason = f"force gap {number(worst.gap)} for {finding.name}: {worst.how}"
-    torques = [(f.rms_torque_meV_per_rad, f) for f in findings if f.is_molecule]
-    if torques:
-        most, molecule = max(torques, key=lambda pair: pair[0])
-        reason += f"; angular momentum feels a torque of {number(most)} meV/rad (rms, {molecule.name})"
+    torques = [(f.rms_torque_meV_per_rad, f.name) for f in findings if f.is_molecule]
+    known_torques = [(torque, name) for torque, name in torques if torque is not None]
+    if known_torques:
+        most, name = max(known_torques)
+        reason += f"; angular momentum feels a torque of {number(most)} meV/rad (rms, {name})"
     if worst.gap <= limit:
         return (Verdict("dynamics at constant energy", "yes", worst.gap, limit, "", reason),)
     remedy = "use forces that are the derivative of the energy, or a thermostat; averaging over rotations does not help"

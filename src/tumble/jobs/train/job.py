@@ -33,6 +33,7 @@ def train(
     overwrite: bool = False,
     max_minutes: float | None = None,
     tell: Callable[[Progress], None] = lambda progress: None,
+    show: Callable[[Table], None] = lambda table: None,
 ) -> TrainResult:
     """Train a potential.
 
@@ -46,6 +47,7 @@ def train(
         overwrite: start anew in a folder that holds a training; its checkpoints are replaced.
         max_minutes: stop after so many minutes, whatever the recipe says.
         tell: called after every step.
+        show: called before the first step, with the label coverage of the training and of the validation set.
 
     Returns:
         Learning curves, errors on the validation set, and the path of the best potential.
@@ -57,6 +59,8 @@ def train(
     started = time.monotonic()
     folder = _prepare(Path(folder), resume=resume, overwrite=overwrite)
     training, validation = _datasets(settings)
+    for dataset in (training, validation):
+        show(coverage(dataset))
     with _reproducible(settings.seed):
         model = _model(settings, training)
     model.to(device=settings.device, dtype=getattr(torch, settings.dtype))
@@ -72,12 +76,6 @@ def train(
         # Stopped before the first validation: there is a state to resume, and these are its weights.
         checkpoint.save(Gradient(state.averages), folder / BEST, {"settings": settings.model_dump()})
     return TrainResult.of(settings, folder, (training, validation), is_complete=is_complete)
-
-
-def tables(settings: TrainSettings) -> tuple[Table, Table]:
-    """Label coverage of the training and of the validation set, without training."""
-    training, validation = _datasets(settings)
-    return coverage(training), coverage(validation)
 
 
 def _prepare(folder: Path, *, resume: bool, overwrite: bool) -> Path:
