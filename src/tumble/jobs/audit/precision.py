@@ -12,7 +12,7 @@ from tumble.orbit import Orbit
 from tumble.potential import Potential, collate_for
 from tumble.rotations import Rotations
 
-N_NODES = 4
+N_NODES = 3
 """Orientations at which the float64 answer is looked up."""
 
 N_REPEATS = 4

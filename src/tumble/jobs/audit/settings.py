@@ -42,7 +42,7 @@ class AuditSettings(Settings):
         AUTO, description="measuring rule, such as o3:8@generic; auto: the finest that the budget allows"
     )
     budget: float = Field(
-        3e6,
+        2e6,
         gt=0,
         description="pair evaluations (pairs × calls) that the measuring rules of all structures together may take",
     )

@@ -149,7 +149,7 @@ def _remedies(findings: Sequence[Finding]) -> Table:
     note = (
         "Here: the average over the rule against the mean over the measuring rule, in the orientation of the file; a "
         "dash where the rule was not run. Expected: root mean square over orientations, from the spectrum and the "
-        "worst case for what the measuring rule does not resolve; a dash where it has no spectrum. Times are of this machine."
+        "worst case for what the measuring rule does not resolve; a dash where it has no spectrum."
     )
     return Table("What averaging costs and leaves", columns, rows, note)
 
