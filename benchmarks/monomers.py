@@ -1,4 +1,4 @@
-"""Water monomers for the recipe of `water`: geometries and published energies of the 2024 study, as labelled structures.
+"""Water monomers for the recipe of `water`: geometries and published energies of the 2024 study, labelled.
 
     python benchmarks/monomers.py molecule_nvt_1000.extxyz monomers
 

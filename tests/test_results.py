@@ -443,3 +443,19 @@ def test_a_damaged_result_is_an_error(tmp_path: Path, name: str, text: str | Non
     (tmp_path / name).unlink() if text is None else (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         load_result(tmp_path)
+
+
+def test_settings_within_settings_change_only_what_they_name():
+    class Target(Settings):
+        weight: float = 1.0
+        delta: float = 0.05
+
+    class Step(Settings):
+        energy: Target = Target(weight=3.0, delta=0.005)
+        force: Target = Target()
+
+    assert Step(energy={"weight": 2.0}).energy == Target(weight=2.0, delta=0.005)
+    assert Step(force={"delta": 0.1}).force == Target(delta=0.1)
+    assert Step(energy=Target(weight=2.0)).energy.delta == 0.05
+    with pytest.raises(ValueError, match=r"energy: Target has no setting 'wieght'"):
+        Step(energy={"wieght": 2.0})

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from tumble.models.pair import ZBL, LennardJones, Morse
 from tumble.models.pet import PET
@@ -54,7 +54,7 @@ def save(potential: Potential, path: str | Path, card: Mapping[str, Any] | None 
     tensors = {name: value.detach().cpu().contiguous() for name, value in potential.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"tumble": json.dumps(header)})
+    partial.write_bytes(to_bytes(tensors, metadata={"tumble": json.dumps(header)}))
     partial.replace(path)
     return path
 

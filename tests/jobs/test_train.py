@@ -208,6 +208,21 @@ def test_a_training_can_start_from_a_saved_potential(files: dict[str, str], tmp_
         train(recipe(files, start=str(pair)), tmp_path / "third")
 
 
+def test_structures_without_some_labels_or_any_take_part_if_missing_labels_are_masked(
+    files: dict[str, str], tmp_path: Path
+) -> None:
+    frames = structures(6)
+    for atoms in frames[2:]:
+        del atoms.arrays["REF_forces"]
+    for atoms in frames[4:]:
+        del atoms.info["REF_energy"]
+    write(tmp_path / "some.extxyz", frames, format="extxyz")
+    settings = recipe(files | {"data": str(tmp_path / "some.extxyz")}, missing="mask", atoms_per_batch=8)
+    assert train(settings, tmp_path / "run").is_complete
+    with pytest.raises(ValueError, match="forces"):
+        train(recipe(files | {"data": str(tmp_path / "some.extxyz")}), tmp_path / "strict")
+
+
 def test_without_validation_files_a_fraction_of_the_data_is_kept(files: dict[str, str], tmp_path: Path) -> None:
     shown: list[Table] = []
     settings = recipe(files).model_copy(update={"valid": (), "valid_fraction": 0.25})

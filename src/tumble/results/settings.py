@@ -10,7 +10,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class Setting(NamedTuple):
@@ -43,6 +43,19 @@ class Settings(BaseModel):
                 super().__init__(**values)
             except ValidationError as error:
                 raise ValueError(_explain(type(self), error)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Settings within Settings change only what they name; the rest stays as the default there says."""
+        if not isinstance(values, dict):
+            return values
+        completed = {
+            name: field.default.model_dump(exclude_unset=True) | values[name]
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, Settings) and isinstance(values.get(name), dict)
+        }
+        return values | completed
 
     @classmethod
     def from_yaml(cls, path: str | Path, **overrides: Any) -> Self:

@@ -12,17 +12,19 @@ from tumble.symmetry import Symmetrized
 
 N_DIRECTIONS = 4
 STEP = 0.002
-"""Å, root mean square per atom, of the central differences."""
+"""Å, root mean square per atom, of the differences; they reach twice as far."""
 
 
 class ForceGap(NamedTuple):
     """Forces against the slope of the energy along random displacements of all atoms.
 
     gap:   rms(F + dE/dx) / rms(dE/dx) along them; 0 if exact by construction.
+    noise: the gap that the rounding of energies alone would show.
     how:   one phrase.
     """
 
     gap: float
+    noise: float
     how: str
 
 
@@ -35,11 +37,20 @@ def is_gradient(potential: Potential) -> bool:
     return isinstance(potential, Gradient)
 
 
-def force_gap(potential: Potential, atoms: Atoms) -> ForceGap | None:
-    """The gap, measured unless it is zero by construction; None for a potential without forces."""
+def force_gap(potential: Potential, atoms: Atoms, rounding: float = 0.0) -> ForceGap | None:
+    """The gap, measured unless it is zero by construction; None for a potential without forces.
+
+    Potentials with weights are measured in float64.
+
+    Args:
+        potential: any Potential.
+        atoms: one structure.
+        rounding: eV, of the energy of a black box.
+    """
     if is_gradient(potential):
-        return ForceGap(0.0, "forces are the derivative of the energy by construction")
-    exact = in_float64(potential) or potential
+        return ForceGap(0.0, 0.0, "forces are the derivative of the energy by construction")
+    precise = in_float64(potential)
+    exact, rounding = (potential, rounding) if precise is None else (precise, 0.0)
     answer = exact(collate_for(exact, [atoms]))
     if answer.forces is None:
         return None
@@ -49,14 +60,17 @@ def force_gap(potential: Potential, atoms: Atoms) -> ForceGap | None:
     for _ in range(N_DIRECTIONS):
         direction = random.standard_normal((len(atoms), 3))
         direction *= STEP / np.sqrt(np.square(direction).sum(1).mean())
-        plus, minus = (_energy(exact, atoms, sign * direction) for sign in (1, -1))
+        one, back, two, far = (_energy(exact, atoms, times * direction) for times in (1, -1, 2, -2))
+        slope = (8 * (one - back) - (two - far)) / 12  # along the direction, exact to fourth order in the step
         work = float((forces * torch.as_tensor(direction)).sum())
-        rows.append((work, (plus - minus) / 2, (plus + minus) / 2 - rest))
-    work, rise, bow = np.array(rows).T
+        rows.append((work, slope, (one + back) / 2 - rest))
+    work, slope, bow = np.array(rows).T
     # At rest the slope vanishes; the curvature over the step then says what is large and what is small.
-    size = float(np.sqrt(np.mean(rise**2 + bow**2)))
-    gap = float(np.sqrt(np.mean((work + rise) ** 2))) / size if size > 0 else 0.0
-    return ForceGap(gap, f"central differences of {STEP} Å along {N_DIRECTIONS} random displacements")
+    size = float(np.sqrt(np.mean(slope**2 + bow**2)))
+    if size == 0:
+        return ForceGap(0.0, 0.0, "neither energy nor forces change under random displacements")
+    gap = float(np.sqrt(np.mean((work + slope) ** 2)))
+    return ForceGap(gap / size, rounding / size, f"differences of {STEP} Å along {N_DIRECTIONS} random displacements")
 
 
 def _energy(potential: Potential, atoms: Atoms, displacement: np.ndarray) -> float:

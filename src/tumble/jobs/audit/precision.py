@@ -13,7 +13,7 @@ from tumble.potential import Potential, collate_for
 from tumble.rotations import Rotations
 
 N_NODES = 3
-"""Orientations at which the float64 answer is looked up."""
+"""Orientations at which the float64 answer is looked up; 2 where the measuring rule has fewer than 24."""
 
 N_REPEATS = 4
 """Relabelled copies whose scatter stands for rounding, where there is nothing more precise to compare with."""
@@ -47,15 +47,13 @@ def floor(potential: Potential, atoms: Atoms, orbit: Orbit) -> tuple[Properties,
         how = f"scatter of {N_REPEATS} relabelled copies, moved by one rounding error"
     else:
         found = against(exact, atoms, orbit)
-        how = f"{str(potential.dtype).removeprefix('torch.')} against float64 in {N_NODES} orientations"
+        how = f"{str(potential.dtype).removeprefix('torch.')} against float64 in {len(_nodes(orbit))} orientations"
     return _at_least_rounding(found, orbit), how
 
 
 def against(exact: Potential, atoms: Atoms, orbit: Orbit) -> Properties:
     """Root mean square over a few nodes of the difference to a more precise potential, less its mean."""
-    # Far from each other and from being opposites, of which rounding would be the same.
-    steps = torch.arange(min(N_NODES, len(orbit.rotations))) * 0.618 + 0.118
-    chosen = torch.unique((steps.frac() * len(orbit.rotations)).long())
+    chosen = _nodes(orbit)
     weights = torch.full((len(chosen),), 1 / len(chosen), dtype=torch.float64)
     few = Rotations(orbit.rotations.matrices[chosen], weights / weights.sum(), 0, "nodes of the floor")
     better = Orbit.of(exact, collate_for(exact, [atoms]), few).properties
@@ -69,6 +67,13 @@ def against(exact: Potential, atoms: Atoms, orbit: Orbit) -> Properties:
     grown = (len(chosen) / max(len(chosen) - 1, 1)) ** 0.5
     spread = Orbit(few, apart).spread()
     return Properties(*(None if field is None else grown * field for field in spread))
+
+
+def _nodes(orbit: Orbit) -> Tensor:
+    """Indices of nodes far from each other and from being opposites, of which rounding would be the same."""
+    n = len(orbit.rotations)
+    steps = torch.arange(min(n, max(2, min(N_NODES, n // 8)))) * 0.618 + 0.118
+    return torch.unique((steps.frac() * n).long())
 
 
 def scatter(potential: Potential, atoms: Atoms, n: int = N_REPEATS) -> Properties:

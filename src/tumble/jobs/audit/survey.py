@@ -127,6 +127,7 @@ def survey(
     orbit = orbit_of(potential, batch, rule, tick)
     raw, seconds = timed_call(potential, batch)
     noise, how = floor(potential, atoms, orbit)
+    assert noise.energy is not None
     power = orbit.spectrum() if measures.is_resolving(rule) else None
     spectra = (None, None) if power is None else measures.spectra(orbit, power)
     torques = None if power is None or power.energy is None else MEV * measures.rms_torque(power.energy)
@@ -155,7 +156,7 @@ def survey(
         torque_meV_per_rad=MEV * torque(potential, batch)[0].cpu().numpy(),
         rms_torque_meV_per_rad=torques,
         net_force_meV_per_A=None if net is None else MEV * net,
-        force_gap=force_gap(potential, atoms),
+        force_gap=force_gap(potential, atoms, rounding=float(noise.energy[0])),
         forbidden_stress_GPa=forbidden,
         free_energy=None if atoms.pbc.any() else measures.free_energy(orbit, settings.temperature_K),
         axis=body_axis(atoms),

@@ -159,5 +159,9 @@ def _constant_energy(findings: Sequence[Finding], settings: AuditSettings) -> tu
         reason += f"; angular momentum feels a torque of {number(most)} meV/rad (rms, {name})"
     if worst.gap <= limit:
         return (Verdict("dynamics at constant energy", "yes", worst.gap, limit, "", reason),)
+    if worst.gap <= settings.floor_factor * worst.noise:
+        reason += f"; rounding alone would make {number(worst.noise)}"
+        remedy = "use an engine in float64; the precision of this one cannot tell"
+        return (Verdict("dynamics at constant energy", "unknown", worst.gap, limit, "", reason, remedy),)
     remedy = "use forces that are the derivative of the energy, or a thermostat; averaging over rotations does not help"
     return (Verdict("dynamics at constant energy", "no", worst.gap, limit, "", reason, remedy),)

@@ -156,6 +156,8 @@ class Loop:
         if phase.forces == "both":
             errors = residuals(direct, labels, batch)
             total = total + phase.direct_weight * loss({k: v for k, v in errors.items() if k != "energy"}, phase)
+        if not total.requires_grad:
+            return 0.0  # masked labels can leave a batch without any
         if not bool(torch.isfinite(total)):
             self._refuse(batch, float(total.detach()))
         for optimizer in state.optimizers:

@@ -33,14 +33,14 @@ def residuals(answer: Properties, labels: Properties, batch: Batch) -> dict[str,
 
 
 def loss(errors: Mapping[str, Tensor], phase: Phase) -> Tensor:
-    """Weighted sum over the targets of the mean loss of their residuals, ()."""
+    """Weighted sum over the targets of the mean loss of their residuals, (); a constant 0 where no label is known."""
     targets = {"energy": phase.energy, "forces": phase.force, "stress": phase.stress}
     terms = [
         targets[name].weight * _mean_loss(error, targets[name]).float()
         for name, error in errors.items()
         if targets[name].weight > 0 and error.numel()
     ]
-    return torch.stack(terms).sum()
+    return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
 def summary(errors: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:

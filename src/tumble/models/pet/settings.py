@@ -52,6 +52,6 @@ class PETSettings(Settings):
 
     @property
     def interaction_range(self) -> float:
-        """Å beyond which nothing can change an atom's energy; a force, which is a slope of many, reaches twice as far."""
+        """Å beyond which nothing can change an atom's energy; a force, the slope of many, reaches twice as far."""
         layers = self.num_gnn_layers + (self.featurizer_type == "feedforward")
         return self.cutoff * (layers + (self.num_neighbors_adaptive is not None))
