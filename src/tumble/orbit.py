@@ -122,7 +122,8 @@ class Orbit:
 
             error² = Σ_{ℓσ} B_ℓσ residual_ℓσ / (2ℓ+1), without ℓ = 0 proper
 
-        Channels above l_max are not seen, so this is the error of the resolved part.
+        Channels above l_max are not seen, so this is the error of the resolved part. In one frame it can be larger: a
+        rule that shares an axis with an anisotropy of the potential leaves all of it, and in other frames less.
 
         Args:
             rotations: the other rule; see `Rotations.residuals`.
