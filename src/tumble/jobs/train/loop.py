@@ -66,7 +66,7 @@ class Loop:
             )
 
         self.loader, self.validation = loader(train, shuffle=True), loader(valid, shuffle=False)
-        self.message = "searching pairs"
+        self.message = ""
         self._saved = time.monotonic()
 
     @property
@@ -131,7 +131,7 @@ class Loop:
             state.losses.append(self._step(batch, labels, phase))
             state.step += 1
             state.minutes += (time.monotonic() - started) / 60
-            tell(Progress(self.n_done, self.n_steps, self.message))
+            tell(Progress(self.n_done, self.n_steps, self.message or f"loss {state.losses[-1]:.3g}"))
             if should_stop():
                 return False
             if time.monotonic() - self._saved > 60 * self.settings.checkpoint_minutes:
