@@ -21,7 +21,7 @@ from ase.md.langevin import Langevin
 import tumble
 from tumble import checkpoint, data
 from tumble.cli.demo import liquid
-from tumble.orbit import moments_over
+from tumble.orbit import Orbit, moments_over
 from tumble.potential import Direct, Potential, collate_for
 from tumble.rotations import Rotations
 
@@ -54,19 +54,19 @@ def errors(potential: Potential, dataset: data.Dataset) -> dict[str, float]:
     }
 
 
-def spread(potential: Potential, dataset: data.Dataset, n: int, rule: str = "Oh@generic") -> dict[str, Any]:
-    """Rotational spread over a generically turned rule, on the first n frames."""
-    turned = Rotations.parse(rule)
-    forces, energy = [], []
-    for atoms in dataset.atoms[:n]:
-        found = moments_over(potential, collate_for(potential, [atoms]), turned)[1]
-        forces.append(float(found.forces.square().mean().div(3).sqrt()) * 1000)
-        energy.append(float(found.energy[0]) / len(atoms) * 1000)
+def spread(potential: Potential, dataset: data.Dataset, rule: str) -> dict[str, Any]:
+    """How forces and energies scatter over orientations, in the same two norms as the errors."""
+    turns, deviations, energies = Rotations.parse(rule), [], []
+    for atoms in dataset.atoms:
+        found = Orbit.of(potential, collate_for(potential, [atoms]), turns)
+        deviations.append((found.properties.forces - found.mean().forces).flatten())
+        energies.append(float(found.spread().energy[0]) / len(atoms))
+    apart = 1000 * torch.cat(deviations)
     return {
         "spread_rule": rule,
-        "spread_frames": n,
-        "forces_spread_meV_per_A": float(np.sqrt(np.mean(np.square(forces)))),
-        "energy_spread_meV_per_atom": float(np.sqrt(np.mean(np.square(energy)))),
+        "forces_spread_mean_absolute_meV_per_A": float(apart.abs().mean()),
+        "forces_spread_rms_meV_per_A": float(apart.square().mean().sqrt()),
+        "energy_spread_rms_meV_per_atom": 1000 * float(np.sqrt(np.mean(np.square(energies)))),
     }
 
 
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("potential", help="a packaged name, a file, or the folder of a training")
     parser.add_argument("--data", help="labelled frames to compare with")
     parser.add_argument("--monomers", help="labelled molecules to compare with; see monomers.py")
-    parser.add_argument("--frames", type=int, default=4, help="frames for the spread")
+    parser.add_argument("--rule", default="Th@generic", help="orientations for the spread")
     parser.add_argument("--picoseconds", type=float, default=5.0, help="length of the dynamics")
     parser.add_argument("--ship", action="store_true", help="write it into the package, with its card")
     chosen = parser.parse_args()
@@ -148,8 +148,9 @@ def main() -> None:
     found: dict[str, Any] = {}
     if chosen.data:
         dataset = data.read(chosen.data)
-        found |= errors(potential, dataset) | spread(potential, dataset, chosen.frames)
-        found["spread_over_error"] = found["forces_spread_meV_per_A"] / found["forces_rmse_meV_per_A"]
+        found |= errors(potential, dataset) | spread(potential, dataset, chosen.rule)
+        found["spread_over_error_mae"] = found["forces_spread_mean_absolute_meV_per_A"] / found["forces_mae_meV_per_A"]
+        found["spread_over_error_rms"] = found["forces_spread_rms_meV_per_A"] / found["forces_rmse_meV_per_A"]
         found |= {f"direct_{k}": v for k, v in errors(Direct(potential.model), dataset).items() if "forces" in k}
         print(json.dumps(found, indent=1), flush=True)
     if chosen.monomers:
