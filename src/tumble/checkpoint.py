@@ -1,7 +1,6 @@
 """Potentials as files: safetensors with a JSON card, no pickle. And the one place where names are resolved."""
 
 import json
-import platform
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -126,13 +125,6 @@ def read_header(path: str | Path) -> dict[str, Any]:
     while header["format"] < FORMAT:
         header = UPGRADES[header["format"]](header)
     return header
-
-
-def hardware() -> str:
-    """What this process runs on, in words, for a card."""
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
 
 
 def _path_of(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from tumble.results.facts import Cell, Curve, Fact, Map, Series, Sketch, Table, Verdict, number
 from tumble.results.folder import Result, Saved, load_result
+from tumble.results.progress import Progress
 from tumble.results.settings import Setting, Settings
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Curve",
     "Fact",
     "Map",
+    "Progress",
     "Result",
     "Saved",
     "Series",

@@ -1,7 +1,6 @@
 """audit(): how unsymmetric a potential is, in which channels, and whether it matters."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from ase import Atoms
 
@@ -12,20 +11,9 @@ from tumble.jobs.audit.result import AuditResult
 from tumble.jobs.audit.settings import AUDIT_V1, AuditSettings
 from tumble.jobs.audit.survey import Finding, survey
 from tumble.potential import Direct, Gradient, Potential, Sum, check_species, collate_for
+from tumble.results import Progress
 from tumble.rotations import Rotations
 from tumble.symmetry import Symmetrized
-
-
-class Progress(NamedTuple):
-    """What a caller sees while structures are measured.
-
-    done, total: pair evaluations of the measuring rules and the remedies.
-    message:     which structure.
-    """
-
-    done: int
-    total: int
-    message: str
 
 
 def audit(
@@ -43,7 +31,7 @@ def audit(
         atoms_or_structures: one structure, many, or a Dataset with its labels.
         settings: None: `AUDIT_V1`.
         labels: reference of each structure, energy () eV, forces (n, 3) eV/Å, stress (3, 3) eV/Å³; fields may be None.
-        tell: called as the work goes on.
+        tell: called as the work goes on, with the pair evaluations of the measuring rules and the remedies.
 
     Raises:
         ValueError: no structure, a structure that `collate` refuses, an unknown element, labels that do not fit, or a

@@ -14,13 +14,13 @@ import torch
 
 from tumble import checkpoint
 from tumble.data import Dataset, coverage, offsets, read, split
-from tumble.jobs.train.loop import BEST, LAST, METRICS, Loop, Progress
+from tumble.jobs.train.loop import BEST, LAST, METRICS, Loop
 from tumble.jobs.train.result import TrainResult
 from tumble.jobs.train.settings import TrainSettings
 from tumble.jobs.train.state import fresh, restore
 from tumble.models.pet import PET
 from tumble.potential import Gradient
-from tumble.results import Table
+from tumble.results import Progress, Table
 
 RECIPE = "recipe.yaml"
 
@@ -46,7 +46,7 @@ def train(
         resume: continue what the folder holds; start if it holds nothing.
         overwrite: start anew in a folder that holds a training; its checkpoints are replaced.
         max_minutes: stop after so many minutes, whatever the recipe says.
-        tell: called after every step.
+        tell: called after every step, with the steps of the whole recipe.
         show: called before the first step, with the label coverage of the training and of the validation set.
 
     Returns:

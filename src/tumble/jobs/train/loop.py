@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,23 +22,12 @@ from tumble.jobs.train.state import State, optimizers_of, set_rates
 from tumble.models.pet import PET
 from tumble.orbit import moments_over
 from tumble.potential import Direct, Gradient, Potential, collate_for
+from tumble.results import Progress
 from tumble.rotations import Rotations
 from tumble.units import MEV
 
 LAST, BEST, METRICS, TABLE = "last.ckpt", "best.safetensors", "metrics.jsonl", "metrics.csv"
 PROBE_RULE = "T@generic"
-
-
-class Progress(NamedTuple):
-    """What a caller sees after every step.
-
-    done, total: steps of the whole recipe.
-    message:     one line about the newest errors.
-    """
-
-    done: int
-    total: int
-    message: str
 
 
 class Loop:
