@@ -1,6 +1,8 @@
 """Potentials as files: what is written is read back, and what is broken is named."""
 
+import gzip
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,13 @@ from safetensors.torch import save_file
 from tumble import checkpoint
 from tumble.batch import Batch, Properties
 from tumble.models.pair import ZBL, LennardJones, Morse
-from tumble.models.pet import PET, PETSettings
-from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, predict
+from tumble.models.pet import LLPR, PET, LongRange, PETSettings
+from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, collate_for, predict
 from tumble.rotations import Rotations
 from tumble.symmetry import Symmetrized
+
+COMPAT = Path(__file__).resolve().parents[2] / "shared" / "compat"
+needs_compat = pytest.mark.skipif(not COMPAT.is_dir(), reason=f"the reference checkpoints are not in {COMPAT.name}")
 
 SMALL = PETSettings(d_pet=8, d_head=8, d_node=12, d_feedforward=8, num_heads=2, direct_forces=True, edge_basis=3)
 
@@ -26,7 +31,16 @@ def pet(dtype: torch.dtype = torch.float32) -> PET:
     return model
 
 
+def uncertain() -> LLPR:
+    whole = LLPR(pet(), n_members=3)
+    random = torch.Generator().manual_seed(4)
+    whole.members.copy_(torch.randn(whole.members.shape, generator=random, dtype=torch.float64))
+    whole.cholesky.copy_(torch.eye(len(whole.cholesky)) / 3)
+    return whole
+
+
 POTENTIALS = {
+    "uncertain": uncertain,
     "gradient": lambda: Gradient(pet()),
     "direct": lambda: Direct(pet()),
     "float64": lambda: Gradient(pet(torch.float64)),
@@ -52,6 +66,139 @@ def test_a_saved_potential_gives_the_same_answers(name: str, tmp_path: Path) -> 
             assert left is None or torch.equal(left, right)
     assert checkpoint.read_header(path)["card"] == {"licence": "CC-BY-4.0"}
     assert not any(weight.requires_grad for weight in again.parameters())
+
+
+def test_uncertainties_survive_a_file_exactly(tmp_path: Path) -> None:
+    potential = uncertain()
+    again = checkpoint.load(checkpoint.save(potential, tmp_path / "p.safetensors"))
+    assert isinstance(again, LLPR)
+    batch = collate_for(potential, [molecule("H2O"), bulk("Si")])
+    assert torch.equal(again.uncertainty(batch), potential.uncertainty(batch))
+    assert torch.equal(again.ensemble(batch), potential.ensemble(batch))
+    assert checkpoint.describe(tmp_path / "p.safetensors")["ensemble"] == [3]
+
+
+def test_direct_heads_answer_where_there_are_some(tmp_path: Path) -> None:
+    models = Gradient(pet()), uncertain(), Sum(Gradient(pet()), Gradient(ZBL([1, 8, 14]).to(torch.float32)))
+    for potential in (*models, Symmetrized(models[0], Rotations.parse("i"))):
+        path = checkpoint.save(potential, tmp_path / "p.safetensors")
+        direct = checkpoint.load(path, direct=True)
+        assert not direct.is_conservative
+        assert type(direct) is (Direct if isinstance(potential, Gradient | LLPR) else type(potential))
+        [one], [other] = predict(direct, molecule("H2O")), predict(checkpoint.load(path), molecule("H2O"))
+        torch.testing.assert_close(one.energy, other.energy)
+        assert not torch.allclose(one.forces, other.forces)  # type: ignore[arg-type]
+    again = checkpoint.load(checkpoint.save(direct, tmp_path / "d.safetensors"), direct=True)
+    assert not again.is_conservative
+    blind = PET([1, 8], SMALL.model_copy(update={"direct_forces": False}))
+    with pytest.raises(ValueError, match="has no direct force head"):
+        checkpoint.load(checkpoint.save(Gradient(blind), tmp_path / "b.safetensors"), direct=True)
+    with pytest.raises(ValueError, match=r"a Foreign has no direct heads\. Load it with direct=False"):
+        checkpoint.load("ase:ase.calculators.lj:LennardJones", direct=True)
+
+
+def test_a_variant_of_a_file_with_one_set_of_heads_is_refused(tmp_path: Path) -> None:
+    path = checkpoint.save(Gradient(pet()), tmp_path / "p.safetensors")
+    with pytest.raises(ValueError, match=r"variant 'pbe' was asked for, and .*p\.safetensors holds one set of heads"):
+        checkpoint.load(path, variant="pbe")
+    with pytest.raises(ValueError, match=r"variant 'pbe' was asked for, and ase:.* holds one set of heads"):
+        checkpoint.load("ase:ase.calculators.lj:LennardJones", variant="pbe")
+
+
+def checkpoint_of_metatrain(path: Path) -> Path:
+    """A random PET with a repulsion, two energies and their force heads, as metatrain writes it."""
+    pet_of_metatrain = pytest.importorskip("metatrain.pet").PET
+    from metatrain.utils.architectures import get_default_hypers
+    from metatrain.utils.data.dataset import DatasetInfo
+    from metatrain.utils.data.target_info import get_energy_target_info, get_generic_target_info
+
+    head = {"quantity": "force", "unit": "eV/A", "sample_kind": "atom", "num_subtargets": 1}
+    targets = {}
+    for variant in ("pbe", "r2scan"):
+        energy, force = f"energy/{variant}", f"non_conservative_force/{variant}"
+        targets[energy] = get_energy_target_info(energy, {"quantity": "energy", "unit": "eV"})
+        targets[force] = get_generic_target_info(force, head | {"type": {"cartesian": {"rank": 1}}})
+    small = {"d_pet": 8, "d_head": 8, "d_node": 12, "d_feedforward": 8, "num_heads": 2, "zbl": True}
+    torch.manual_seed(0)
+    model = pet_of_metatrain(get_default_hypers("pet")["model"] | small, DatasetInfo("angstrom", [1, 8], targets))
+    torch.save(model.get_checkpoint(), path)
+    return path
+
+
+@pytest.mark.engine
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
+def test_a_converted_checkpoint_gives_the_same_numbers(tmp_path: Path) -> None:
+    source, target = checkpoint_of_metatrain(tmp_path / "x.ckpt"), tmp_path / "x.safetensors"
+    with pytest.raises(ValueError, match=r"pbe.*r2scan"):
+        checkpoint.convert(source, target)
+    assert not target.exists()
+    assert checkpoint.convert(source, target, variant="pbe") == target
+    one, other = checkpoint.load(source, variant="pbe"), checkpoint.load(target)
+    assert isinstance(other, Sum)
+    assert one.state_dict().keys() == other.state_dict().keys()
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    for mine, theirs in zip(predict(one, molecule("H2O")), predict(other, molecule("H2O")), strict=True):
+        assert torch.equal(mine.energy, theirs.energy)  # type: ignore[arg-type]
+        assert torch.equal(mine.forces, theirs.forces)  # type: ignore[arg-type]
+    card = checkpoint.read_header(target)["card"]
+    assert card == json.loads((tmp_path / "x.json").read_text())
+    assert card["converted"]["variant"] == "pbe"
+    assert card["converted"]["sha256"] == sha256(source.read_bytes()).hexdigest()
+    said = checkpoint.describe(source)
+    assert said.items() >= card["converted"]["source"].items()
+    assert said["species"] == "H O"
+    assert said["variants"] == ["pbe", "r2scan"]
+    assert said["interaction_range_A"] == checkpoint.describe(target)["interaction_range_A"] == 3 * 4.5
+
+
+@needs_compat
+def test_files_of_every_version_convert_without_a_change(tmp_path: Path) -> None:
+    packed = sorted((COMPAT / "fixtures").glob("*.ckpt.gz"))
+    assert len(packed) >= 20
+    for one in packed:
+        source = tmp_path / one.stem
+        source.write_bytes(gzip.decompress(one.read_bytes()))
+        target = checkpoint.convert(source, tmp_path / "x.safetensors", overwrite=True)
+        before, after = checkpoint.load(source), checkpoint.load(target)
+        assert type(before) is type(after)
+        assert before.state_dict().keys() == after.state_dict().keys()
+        assert all(torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items()), one
+
+
+def test_a_converted_potential_keeps_its_card_and_existing_files(tmp_path: Path) -> None:
+    source = checkpoint.save(Gradient(pet()), tmp_path / "p.safetensors", {"licence": "CC-BY-4.0"})
+    target = checkpoint.convert(source, tmp_path / "new" / "q.safetensors")
+    card = checkpoint.read_header(target)["card"]
+    assert card["licence"] == "CC-BY-4.0"
+    assert card["converted"]["from"] == "p.safetensors"
+    with pytest.raises(
+        ValueError, match=r"q\.safetensors and .*q\.json would be written over; a new file was expected"
+    ):
+        checkpoint.convert(source, target)
+    checkpoint.convert(source, target, overwrite=True)
+    with pytest.raises(ValueError, match=r"ase:.* holds no weights of ours, so it cannot be written"):
+        checkpoint.convert("ase:ase.calculators.lj:LennardJones", tmp_path / "r.safetensors")
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_description_says_what_a_potential_is(tmp_path: Path) -> None:
+    whole = Symmetrized(Sum(Direct(pet()), Gradient(ZBL([1, 8, 14]).to(torch.float32))), Rotations.parse("Oh"))
+    said = checkpoint.describe(checkpoint.save(whole, tmp_path / "p.safetensors", {"doi": "10/x"}))
+    assert said["kind"] == "Symmetrized Oh of Sum of Direct of PET and Gradient of ZBL"
+    assert (said["species"], said["dtype"], said["card"]) == ("H O Si", "float32", {"doi": "10/x"})
+    assert (said["conservative"], said["direct_forces"]) == (False, True)
+    assert said["interaction_range_A"] == SMALL.interaction_range
+    assert said["n_parameters"] == sum(one.numel() for one in pet().parameters())
+    pytest.importorskip("torchpme")
+    far = Gradient(PET([1, 8], SMALL.model_copy(update={"long_range": LongRange(enable=True)})))
+    path = checkpoint.convert(checkpoint.save(far, tmp_path / "far.safetensors"), tmp_path / "l.safetensors")
+    assert checkpoint.describe(path)["interaction_range_A"] == "unlimited"
+    assert "Infinity" not in (tmp_path / "l.json").read_text()
+
+
+def test_a_foreign_potential_is_described_as_far_as_it_is_known() -> None:
+    foreign = checkpoint.describe("ase:ase.calculators.lj:LennardJones")
+    assert (foreign["kind"], foreign["species"], foreign["interaction_range_A"]) == ("Foreign", "any", None)
 
 
 def test_loading_can_choose_the_precision_and_keeps_exact_offsets(tmp_path: Path) -> None:

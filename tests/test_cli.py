@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -146,6 +147,54 @@ def test_predict_prints_and_writes_what_the_potential_answers(argon, tmp_path, c
     np.testing.assert_allclose(written[1].get_stress(voigt=False), answers[1].stress, atol=1e-8)
 
 
+def test_predict_goes_on_where_it_was_stopped(argon, tmp_path, capsys):
+    model, structures = argon
+    out = tmp_path / "out.extxyz"
+    words = ["predict", str(model), str(structures), "-o", str(out), "--pairs-per-batch", "1"]
+    assert main(words) == 0
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-30])
+    assert main([*words, "--resume"]) == 0
+    assert out.read_bytes() == whole
+    assert "1 more were in" in " ".join(capsys.readouterr().out.split())
+    assert main([*words, "--resume"]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+    assert main([*words, "--resume", "--dtype", "float32"]) == 2
+    assert "has the mark" in capsys.readouterr().err
+    assert main(["predict", str(model), str(structures), "--resume"]) == 2
+    assert "--resume goes on with a file of answers, and none is named" in capsys.readouterr().err
+
+
+def test_an_interrupted_predict_says_how_to_go_on(argon, tmp_path, capsys, monkeypatch):
+    from tumble.potential import Gradient
+
+    model, structures = argon
+    out, calls, forward = tmp_path / "out.extxyz", [], Gradient.forward
+
+    def interrupted(self, batch):
+        calls.append(batch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return forward(self, batch)
+
+    monkeypatch.setattr(Gradient, "forward", interrupted)
+    words = ["predict", str(model), str(structures), "--pairs-per-batch", "1"]
+    assert main([*words, "-o", str(out)]) == 130
+    assert "interrupted; the frames in" in capsys.readouterr().err
+    assert len(ase.io.read(out, ":")) == 1
+    monkeypatch.undo()
+    assert main([*words, "-o", str(out), "--resume"]) == 0
+    assert len(ase.io.read(out, ":")) == 2
+
+
+def test_predict_takes_a_folder(argon, tmp_path, capsys):
+    model, structures = argon
+    (tmp_path / "folder").mkdir()
+    structures.rename(tmp_path / "folder" / "b.extxyz")
+    assert main(["predict", str(model), str(tmp_path / "folder")]) == 0
+    assert "b.extxyz:1" in capsys.readouterr().out
+
+
 def test_predict_answers_in_the_precision_that_was_asked_for(argon, capsys):
     model, structures = argon
     assert main(["predict", str(model), str(structures), "--dtype", "float32"]) == 0
@@ -205,6 +254,47 @@ def test_models_lists_what_is_packaged(capsys):
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in checkpoint.packaged())
+
+
+def test_info_says_what_a_potential_is(argon, capsys):
+    assert main(["info", str(argon[0])]) == 0
+    text = capsys.readouterr().out
+    assert "Gradient of LennardJones" in text
+    assert main(["info", "water", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["species"] == "H O"
+    assert said["card"]["licence"].startswith("CC-BY")
+    assert main(["info", "water"]) == 0
+    text = capsys.readouterr().out
+    assert "2 of them; --json shows them" in text
+    assert main(["info", "watre"]) == 2
+    assert "Did you mean 'water'?" in capsys.readouterr().err
+
+
+def test_convert_writes_a_file_and_its_card(argon, tmp_path, capsys):
+    model, structures = argon
+    out = tmp_path / "new.safetensors"
+    assert main(["convert", str(model), "-o", str(out)]) == 0
+    assert f"wrote {out} and {tmp_path / 'new.json'}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "new.json").read_text())["converted"]["from"] == "argon.safetensors"
+    before, after = (tumble.predict(tumble.load(p), ase.io.read(structures, ":")) for p in (model, out))
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert main(["convert", str(model), "-o", str(out)]) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert main(["convert", str(model), "-o", str(out), "--overwrite"]) == 0
+
+
+def test_a_variant_and_direct_heads_reach_the_potential(argon, tmp_path, capsys):
+    model, structures = argon
+    for words in (["predict", str(model), str(structures)], ["symmetrize", str(model), "-o", str(tmp_path / "s.x")]):
+        assert main([*words, "--variant", "pbe"]) == 2
+        assert "the variant 'pbe' was asked for" in capsys.readouterr().err
+    ase.io.write(tmp_path / "water.xyz", molecule("H2O"))
+    for flags in ([], ["--direct"]):
+        assert main(["predict", "water", str(tmp_path / "water.xyz"), *flags]) == 0
+    first, second = capsys.readouterr().out.split("predictions")[1:]
+    assert first != second
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from ase.calculators.lj import LennardJones as EngineLJ
 from tumble.batch import Batch, Properties, to_atoms
 from tumble.bridges.ase import Calculator, Foreign
 from tumble.models.pair import ZBL, LennardJones, Morse
-from tumble.models.pet import PET
+from tumble.models.pet import LLPR, PET
 from tumble.potential import Gradient, Model, Outputs, Potential, Sum, predict
 from tumble.symmetry import symmetrize
 from tumble.testing import MODEL_CONTRACTS, POTENTIAL_CONTRACTS, check_bridge, check_model, check_potential, structures
@@ -36,12 +36,15 @@ MODELS = {
     "PET": small_pet,
     "PET with direct heads": lambda: small_pet(direct_forces=True, direct_stress=True, featurizer_type="residual"),
     "PET with an adaptive cutoff": lambda: small_pet(num_neighbors_adaptive=8.0),
+    "PET with cutoffs from a grid": lambda: small_pet(num_neighbors_adaptive=8.0, adaptive_cutoff_method="grid"),
+    "PET with charge and spin": lambda: small_pet(system_conditioning=True),
     "PET in float32": lambda: small_pet(edge_basis=3).float(),
 }
 
 POTENTIALS = {
     "Sum": lambda: Sum(carbon(), Gradient(ZBL([6]))),
     "Symmetrized": lambda: symmetrize(Gradient(small_pet()), "i"),
+    "LLPR": lambda: LLPR(small_pet()),
     "Foreign": lambda: Foreign(EngineLJ(epsilon=0.05, sigma=1.3, rc=4.0, smooth=True)),
 }
 

@@ -197,6 +197,49 @@ def test_a_missing_label_is_named_with_its_file_and_frame(tmp_path):
     assert [one.forces is None for one in masked.labels] == [False, True, False]
 
 
+def test_frames_come_one_by_one_without_their_labels(tmp_path, crystal_file):
+    ase.io.write(tmp_path / "more.xyz", water(2), format="extxyz")
+    found = list(data.frames([crystal_file, tmp_path / "more.xyz"]))
+    assert [source for source, _ in found] == data.read([crystal_file, tmp_path / "more.xyz"], require=()).sources
+    assert all(one.calc is None for _, one in found)
+    np.testing.assert_allclose(found[2][1].positions, crystals()[2].positions, atol=1e-7)
+
+
+def test_frames_before_a_broken_one_are_given(crystal_file):
+    lines = crystal_file.read_text().splitlines(keepends=True)
+    crystal_file.write_text("".join([*lines[:20], *lines[20:25], "\n", *lines[26:]]))
+    found = data.frames(crystal_file)
+    assert next(found)[0].endswith("crystals.extxyz:0")
+    assert next(found)[0].endswith("crystals.extxyz:1")
+    with pytest.raises(ValueError, match=r"cannot read .*crystals\.extxyz"):
+        next(found)
+
+
+def test_frames_are_read_as_they_are_asked_for(crystal_file, monkeypatch):
+    import ase.io.extxyz as engine
+
+    parsed, parse = [], engine._read_xyz_frame
+    monkeypatch.setattr(engine, "_read_xyz_frame", lambda *args: parsed.append(1) or parse(*args))
+    found = data.frames(crystal_file)
+    next(found)
+    assert len(parsed) == 1
+
+
+def test_a_folder_stands_for_the_structure_files_in_it(tmp_path):
+    for name, form in (("b.extxyz", "extxyz"), ("c.cif", "cif"), ("POSCAR_a", "vasp"), ("d.xyz", "extxyz")):
+        ase.io.write(tmp_path / name, crystals(1)[0], format=form)
+    (tmp_path / "d.xyz.gz").write_bytes(gzip.compress((tmp_path / "d.xyz").read_bytes()))
+    (tmp_path / "deeper.xyz").mkdir()
+    for name in ("README.md", ".b.xyz", "notes.gz"):
+        (tmp_path / name).write_text("nothing")
+    names = [source.rsplit("/")[-1] for source, _ in data.frames(tmp_path)]
+    assert names == ["POSCAR_a:0", "b.extxyz:0", "c.cif:0", "d.xyz:0", "d.xyz.gz:0"]
+    with pytest.raises(
+        ValueError, match=r"the folder .* has no structure files: none of the names in it ends in \.xyz"
+    ):
+        list(data.frames(tmp_path / "deeper.xyz"))
+
+
 def test_a_label_that_no_structure_has_is_an_error_even_when_masked(crystal_file):
     with pytest.raises(ValueError, match=r"none of 4 structures has forces .looked for typo"):
         data.read(crystal_file, forces_key="typo", missing="mask")

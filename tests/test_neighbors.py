@@ -10,7 +10,7 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tumble import neighbors
+from tumble import native, neighbors
 from tumble.neighbors import Pairs, Verlet, search, vectors
 from tumble.testing import structures
 
@@ -151,6 +151,41 @@ def test_a_pair_without_its_reverse_is_an_error_not_an_answer(monkeypatch):
         find(Atoms("He2", [[0, 0, 0], [0, 0, 1]]), 2.0)
 
 
+@pytest.mark.parametrize("cutoff", [0.0, 3.0, 6.0])
+def test_structures_settled_together_are_those_searched_alone(cutoff):
+    frames = [*structures((18,)), cloud(5, True), cloud(1, (True, False, True)), cloud(7, False, seed=3)]
+    found = [neighbors.candidates(one.positions, one.cell.array, one.pbc, cutoff) for one in frames]
+    cells = [one.cell.array for one in frames]
+    together, apart = neighbors.settle(found, [one.positions for one in frames], cells, cutoff)
+    atom = pair = 0
+    for one in frames:
+        alone = find(one, cutoff)
+        these = slice(pair, pair + len(alone.center))
+        part = Pairs(
+            together.center[these] - atom,
+            together.neighbor[these] - atom,
+            together.shift[these],
+            together.reverse[these] - pair,
+        )
+        assert same(part, alone)
+        np.testing.assert_array_equal(apart[these], vectors(alone, one.positions, one.cell.array))
+        atom, pair = atom + len(one), these.stop
+    assert pair == len(together.center)
+
+
+def test_atoms_millions_of_cells_apart_still_sort():
+    near, far = cloud(4, True), cloud(4, True)
+    far.positions[2] += 3_000_000 * SHEARED[0]
+    far.positions[3] -= 2_000_000 * SHEARED[1] + 4_000_000 * SHEARED[2]
+    pairs = find(far, 3.5)
+    assert (len(far) ** 2) * (2 * int(abs(pairs.shift).max()) + 1) ** 3 > 2**63
+    assert len(pairs.center) == len(find(near, 3.5).center)
+    np.testing.assert_array_equal(pairs.reverse[pairs.reverse], np.arange(len(pairs.center)))
+    np.testing.assert_array_equal(pairs.shift[pairs.reverse], -pairs.shift)
+    keys = np.column_stack([pairs.center, pairs.neighbor, pairs.shift])
+    assert keys.tolist() == sorted(keys.tolist())
+
+
 def test_keep_renumbers_the_reverse():
     pairs = find(cloud(5, True), 4.0)
     atoms = cloud(5, True)
@@ -224,6 +259,22 @@ def test_a_verlet_list_does_not_look_at_arrays_that_change_behind_its_back():
     cell[0, 0] += 0.0
     pbc[2] = False
     assert same(find(atoms, 3.0, verlet), find(atoms, 3.0))
+
+
+@pytest.mark.skipif(bool(native.reason(neighbors.SOURCE)), reason="no C++ compiler")
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, False, False)])
+def test_compiled_and_numpy_filters_give_the_same_bits(pbc, monkeypatch):
+    atoms = cloud(20, pbc)
+    positions, cell, periodic = atoms.positions, atoms.cell.array, atoms.pbc
+    lists = Verlet(skin=0.8), Verlet(skin=0.8)
+    for step in range(3):
+        moved = positions + 0.05 * step
+        fast = lists[0].found(moved, cell, periodic, 3.0)
+        with monkeypatch.context() as patch:
+            patch.setenv(native.OFF, "1")
+            slow = lists[1].found(moved, cell, periodic, 3.0)
+        assert all(np.array_equal(a, b) for a, b in zip((*fast[0], fast[1]), (*slow[0], slow[1]), strict=True))
+        assert len(fast[1]) > 0
 
 
 def test_a_negative_skin_is_refused():

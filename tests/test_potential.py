@@ -1,5 +1,6 @@
 """What a Potential answers, refuses and adds up."""
 
+import threading
 from typing import final
 
 import numpy as np
@@ -7,13 +8,11 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from tumble.batch import Batch, Properties, collate
 from tumble.models.pair import ZBL, LennardJones, Morse
-from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, collate_for, packs, predict
+from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, collate_for, predict, stream
 from tumble.testing import structures
 
 
@@ -118,11 +117,121 @@ def test_predict_answers_in_order_whatever_the_batches():
     frames = structures((18,))
     whole = predict(argon(), frames)
     assert len(whole) == len(frames)
-    for limit in (1, 5, 9):
-        for one, other in zip(predict(argon(), frames, atoms_per_batch=limit), whole, strict=True):
+    for limit in (1, 50, 500):
+        for one, other in zip(predict(argon(), frames, pairs_per_batch=limit), whole, strict=True):
             assert one.energy.item() == pytest.approx(other.energy.item(), abs=1e-12)
             torch.testing.assert_close(one.forces, other.forces, rtol=0, atol=1e-12)
     assert predict(argon(), []) == []
+
+
+def test_predict_tells_how_far_it_is():
+    told = []
+    frames = [bulk("Ar")] * 5
+    predict(argon(), frames, pairs_per_batch=1, tell=told.append)
+    assert [(one.done, one.total) for one in told] == [(n, 5) for n in range(1, 6)]
+    assert "5 structures," in told[-1].message
+    predict(argon(), iter(frames), tell=told.append)
+    assert (told[-1].done, told[-1].total) == (5, 0)
+
+
+def test_a_stream_takes_no_more_than_it_needs():
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(bulk("Ar"))
+            yield taken[-1]
+
+    answers = stream(argon(), endless(), pairs_per_batch=1)
+    atoms, answer = next(answers)
+    assert torch.equal(answer.forces, predict(argon(), atoms)[0].forces)
+    next(answers)
+    answers.close()
+    assert len(taken) <= 5
+    assert "tumble-ahead" not in [one.name for one in threading.enumerate()]
+
+
+def test_a_stream_is_not_fooled_by_an_object_that_moves():
+    def trajectory():
+        atoms = Atoms("Ar2", [[0, 0, 0], [0, 0, 3.5]])
+        for _ in range(6):
+            yield atoms
+            atoms.positions[1, 2] += 0.2
+
+    pairs = list(stream(argon(), trajectory()))
+    assert [float(atoms.positions[1, 2]) for atoms, _ in pairs] == pytest.approx([3.5, 3.7, 3.9, 4.1, 4.3, 4.5])
+    for atoms, answer in pairs:
+        assert torch.equal(answer.energy, predict(argon(), atoms)[0].energy)
+
+
+@pytest.mark.parametrize("wrong", ["near", "unknown", "empty"])
+def test_all_before_a_bad_structure_are_answered_and_it_is_named_by_its_place(wrong):
+    good = [Atoms("OH", [[0, 0, 0], [0, 0, 1 + 0.1 * n]]) for n in range(4)]
+    bad = {"near": Atoms("OH", [[0, 0, 0], [0, 0, 0.01]]), "unknown": Atoms("Xe"), "empty": Atoms()}[wrong]
+    answered = []
+    with pytest.raises(ValueError, match="structure 4 "):
+        answered.extend(atoms for atoms, _ in stream(Gradient(Spring()), [*good, bad, *good]))
+    assert answered == good
+    with pytest.raises(ValueError, match="number 40 "):
+        list(stream(Gradient(Spring()), [*good, bad], name=lambda index: f"number {10 * index}"))
+
+
+def test_an_error_of_whoever_makes_the_structures_reaches_the_caller():
+    def broken():
+        yield bulk("Ar")
+        raise KeyError("lost")
+
+    answers = stream(argon(), broken())
+    next(answers)
+    with pytest.raises(KeyError, match="lost"):
+        next(answers)
+
+
+@final
+class Small(Potential):
+    """Answers with the numbers of the pairs, and has no memory for many of them."""
+
+    cutoff, species, is_conservative = 5.0, None, True
+
+    def __init__(self, limit: int, error: str = "allocator"):
+        super().__init__()
+        self.limit, self.error, self.asked = limit, error, []
+
+    def forward(self, batch: Batch) -> Properties:
+        self.asked.append(batch.n_pairs)
+        if batch.n_pairs > self.limit:
+            if self.error == "allocator":
+                torch.empty(2**60, dtype=torch.uint8)
+            raise {"cuda": torch.OutOfMemoryError("CUDA out of memory"), "other": RuntimeError("broken")}[self.error]
+        pairs = torch.bincount(batch.structure[batch.center], minlength=batch.n_structures)
+        return Properties(pairs.double(), torch.zeros_like(batch.positions))
+
+
+@pytest.mark.parametrize("error", ["allocator", "cuda"])
+def test_a_batch_that_does_not_fit_is_split_and_so_are_those_after_it(error):
+    frames = [bulk("Cu").repeat((1, 1, 1 + n % 3)) for n in range(40)]
+    told, potential = [], Small(300, error)
+    answers = predict(potential, frames, pairs_per_batch=1500, tell=told.append)
+    assert [float(one.energy) for one in answers] == [collate([one], 5.0).n_pairs for one in frames]
+    failed = [n for n in potential.asked if n > 300]
+    assert failed == potential.asked[: len(failed)]
+    assert 1 < len(failed) <= 3
+    assert f"out of memory with {failed[-1]} pairs in a batch, going on with {failed[-1] // 2}" in told[-1].message
+
+
+def test_a_structure_that_does_not_fit_alone_is_an_error_with_numbers():
+    frames = [bulk("Cu"), bulk("Cu"), bulk("Cu").repeat(3)]
+    pairs, answered = collate(frames[2:], 5.0).n_pairs, []
+    with pytest.raises(RuntimeError, match=rf"structure 2, 27 atoms with {pairs} pairs .*not fit into .*Use float32"):
+        answered.extend(stream(Small(300), frames))
+    assert len(answered) == 2
+
+
+def test_another_error_of_a_potential_splits_nothing():
+    potential = Small(300, "other")
+    with pytest.raises(RuntimeError, match="broken"):
+        predict(potential, [bulk("Cu")] * 20)
+    assert len(potential.asked) == 1
 
 
 def test_a_sum_adds_what_its_parts_answer():
@@ -182,15 +291,3 @@ def test_an_element_without_a_name_is_refused_too():
 def test_a_model_without_a_config_says_so():
     with pytest.raises(NotImplementedError):
         Spring().config()
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 60))
-def test_packs_cover_everything_once_and_are_as_full_as_they_may_be(sizes, limit):
-    ranges = packs(sizes, limit)
-    assert [i for start, stop in ranges for i in range(start, stop)] == list(range(len(sizes)))
-    for start, stop in ranges:
-        assert stop > start
-        assert sum(sizes[start:stop]) <= limit or stop == start + 1
-        if stop < len(sizes):
-            assert sum(sizes[start : stop + 1]) > limit

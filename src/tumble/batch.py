@@ -1,7 +1,7 @@
 """Batch: structures as flat tensors with their neighbour pairs. Properties: what is known or predicted of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from tumble import neighbors
 
 MINIMUM_DISTANCE = 0.1
 """Å. Two atoms closer than this are a broken file, not physics."""
+
+UNCLEAR: Final = -(2**31)
+"""Stands for a charge or spin multiplicity that is not a whole number; models that depend on it refuse it."""
 
 
 class Batch(NamedTuple):
@@ -27,6 +30,8 @@ class Batch(NamedTuple):
     shift:     (P, 3) lattice translations S of j, in the dtype of the vectors.
     reverse:   (P,) int64 position of the pair (j, i, -S).
     vectors:   (P, 3) Å, x_j - x_i + S @ cell.
+    charge:    (S,) int64 total charge, e; 0 where `atoms.info` has no "charge".
+    multiplicity: (S,) int64 2S + 1; 1 where `atoms.info` has neither "spin_multiplicity" nor "spin".
     """
 
     positions: Tensor
@@ -39,6 +44,8 @@ class Batch(NamedTuple):
     shift: Tensor
     reverse: Tensor
     vectors: Tensor
+    charge: Tensor
+    multiplicity: Tensor
 
     @property
     def n_structures(self) -> int:
@@ -92,27 +99,55 @@ def collate(
     """
     if len(atoms) == 0:
         raise ValueError("there is no structure to work on: 0 structures were given, at least 1 was expected.")
-    parts = [_check_and_search(index, one, cutoff, search) for index, one in enumerate(atoms)]
-    starts = np.cumsum([0] + [len(one) for one in atoms])
-    pair_starts = np.cumsum([0] + [len(pairs.center) for pairs, _ in parts])
+    for index, one in enumerate(atoms):
+        check(one, f"structure {index}")
+    pairs, apart = _search_all(atoms, cutoff, search)
+    return assemble(atoms, pairs, apart, dtype=dtype, device=device)
 
-    def integers(chunks: Sequence[np.ndarray]) -> Tensor:
-        return torch.as_tensor(np.concatenate(chunks), dtype=torch.int64, device=device)
 
-    def floats(chunks: Sequence[np.ndarray]) -> Tensor:
-        return torch.as_tensor(np.concatenate(chunks), dtype=torch.float64).to(device=device, dtype=dtype)
+def assemble(
+    atoms: Sequence[Atoms],
+    pairs: neighbors.Pairs,
+    vectors: neighbors.Floats,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    names: Sequence[str] | None = None,
+) -> Batch:
+    """The second half of `collate`, for structures that were checked and searched already.
+
+    Args:
+        atoms: S structures.
+        pairs: of all of them, their atoms counted through.
+        vectors: (P, 3) Å, of the pairs.
+        dtype: as in `collate`.
+        device: as in `collate`.
+        names: what errors call each structure; by default its index.
+
+    Raises:
+        ValueError: overlapping atoms.
+    """
+    _check_distances(atoms, pairs, vectors, names)
+
+    def integers(values: Any) -> Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=np.int64), device=device)
+
+    def floats(values: np.ndarray) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float64).to(device=device, dtype=dtype)
 
     return Batch(
-        positions=floats([one.positions for one in atoms]),
-        cell=floats([one.cell.array[None] for one in atoms]),
+        positions=floats(np.concatenate([one.positions for one in atoms])),
+        cell=floats(np.stack([one.cell.array for one in atoms])),
         pbc=torch.as_tensor(np.stack([one.pbc for one in atoms]), device=device),
-        numbers=integers([one.numbers for one in atoms]),
-        structure=integers([np.full(len(one), index) for index, one in enumerate(atoms)]),
-        center=integers([pairs.center + start for (pairs, _), start in zip(parts, starts, strict=False)]),
-        neighbor=integers([pairs.neighbor + start for (pairs, _), start in zip(parts, starts, strict=False)]),
-        shift=floats([pairs.shift for pairs, _ in parts]),
-        reverse=integers([pairs.reverse + start for (pairs, _), start in zip(parts, pair_starts, strict=False)]),
-        vectors=floats([vectors for _, vectors in parts]),
+        numbers=integers(np.concatenate([one.numbers for one in atoms])),
+        structure=integers(np.repeat(np.arange(len(atoms)), [len(one) for one in atoms])),
+        center=integers(pairs.center),
+        neighbor=integers(pairs.neighbor),
+        shift=floats(pairs.shift),
+        reverse=integers(pairs.reverse),
+        vectors=floats(vectors),
+        charge=integers([_whole(one.info.get("charge", 0)) for one in atoms]),
+        multiplicity=integers([_whole(one.info.get("spin_multiplicity", one.info.get("spin", 1))) for one in atoms]),
     )
 
 
@@ -150,13 +185,19 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 
 
 def to_atoms(batch: Batch) -> list[Atoms]:
-    """The structures of a batch as ASE Atoms, in float64."""
+    """The structures of a batch as ASE Atoms, in float64; a charge or a multiplicity other than 1 is in their info."""
     counts = torch.bincount(batch.structure, minlength=batch.n_structures).tolist()
     positions = batch.positions.detach().cpu().double().split(counts)
     numbers = batch.numbers.cpu().split(counts)
     cells, pbc = batch.cell.detach().cpu().double(), batch.pbc.cpu()
+    charges, multiplicities = batch.charge.tolist(), batch.multiplicity.tolist()
+
+    def info(s: int) -> dict[str, int]:
+        known = {"charge": (charges[s], 0), "spin_multiplicity": (multiplicities[s], 1)}
+        return {name: value for name, (value, usual) in known.items() if value not in (usual, UNCLEAR)}
+
     return [
-        Atoms(numbers[s].numpy(), positions[s].numpy(), cell=cells[s].numpy(), pbc=pbc[s].numpy())
+        Atoms(numbers[s].numpy(), positions[s].numpy(), cell=cells[s].numpy(), pbc=pbc[s].numpy(), info=info(s))
         for s in range(batch.n_structures)
     ]
 
@@ -178,6 +219,8 @@ def copies(batch: Batch, n: int) -> Batch:
         shift=batch.shift.repeat(n, 1),
         reverse=batch.reverse.repeat(n) + by_pairs,
         vectors=batch.vectors.repeat(n, 1),
+        charge=batch.charge.repeat(n),
+        multiplicity=batch.multiplicity.repeat(n),
     )
 
 
@@ -245,7 +288,8 @@ def select(batch: Batch, mask: Tensor) -> Batch:
 
 def volume(batch: Batch) -> Tensor:
     """Volume of each cell, (S,) Å³; 0 for a structure whose cell spans none."""
-    return torch.linalg.det(batch.cell).abs()
+    a, b, c = batch.cell.unbind(1)
+    return (torch.linalg.cross(a, b) * c).sum(-1).abs()  # many times faster than a determinant
 
 
 def has_volume(batch: Batch) -> Tensor:
@@ -253,46 +297,94 @@ def has_volume(batch: Batch) -> Tensor:
     return batch.pbc.any(1) & (volume(batch) > 1e-3)
 
 
+def _whole(value: Any) -> int:
+    """A number from `info` as an integer, or `UNCLEAR`: most models do not care, and must not fail for it."""
+    try:
+        number = float(np.asarray(value).item())
+    except (TypeError, ValueError):
+        return UNCLEAR
+    return int(number) if number.is_integer() and abs(number) < -UNCLEAR else UNCLEAR
+
+
 def _times(rows: Tensor, matrices: Tensor) -> Tensor:
     """Row n times the transpose of matrix n."""
     return torch.einsum("nb,nab->na", rows, matrices)
 
 
-def _check_and_search(
-    index: int, atoms: Atoms, cutoff: float, search: neighbors.Search
-) -> tuple[neighbors.Pairs, neighbors.Floats]:
+def check(atoms: Atoms, name: str) -> None:
+    """Refuse a structure in which neighbours cannot be searched.
+
+    Args:
+        atoms: one structure.
+        name: what errors call it, such as "structure 3".
+
+    Raises:
+        ValueError: no atom, NaN or infinite positions or cell, a periodic cell without volume.
+    """
     positions, cell, pbc = atoms.positions, atoms.cell.array, atoms.pbc
     if len(atoms) == 0:
-        raise ValueError(f"structure {index} has no atoms; at least one was expected. Remove it from the input.")
-    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if len(bad):
+        raise ValueError(f"{name} has no atoms; at least one was expected. Remove it from the input.")
+    if not np.isfinite(positions).all():
+        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
         raise ValueError(
-            f"structure {index} has {len(bad)} atoms with NaN or infinite positions, the first is atom {bad[0]} at "
+            f"{name} has {len(bad)} atoms with NaN or infinite positions, the first is atom {bad[0]} at "
             f"{positions[bad[0]]} Å. Remove the structure or repair its file."
         )
     if not np.isfinite(cell).all():
         raise ValueError(
-            f"structure {index} has a cell with NaN or infinite entries: {cell.tolist()}; finite numbers are needed. "
+            f"{name} has a cell with NaN or infinite entries: {cell.tolist()}; finite numbers are needed. "
             "Repair its file."
         )
     if pbc.any() and (size := _periodic_measure(cell, pbc)) < 1e-3:
         raise ValueError(
-            f"structure {index} is periodic along {''.join(np.array(list('abc'))[pbc])}, but its cell "
+            f"{name} is periodic along {''.join(np.array(list('abc'))[pbc])}, but its cell "
             f"{cell.tolist()} has no volume there ({size:.1e}). Give it a cell, or set pbc to False."
         )
-    pairs = search(positions, cell, pbc, cutoff)
-    vectors = neighbors.vectors(pairs, positions, cell)
-    distances = np.sqrt(np.square(vectors).sum(axis=1))
-    if len(distances) and distances.min() < MINIMUM_DISTANCE:
-        p = int(distances.argmin())
-        raise ValueError(
-            f"atoms {pairs.center[p]} and {pairs.neighbor[p]} of structure {index} are {distances[p]:.4f} Å apart; "
-            f"at least {MINIMUM_DISTANCE} Å was expected. Remove one of them, or check the cell and the periodicity."
-        )
-    return pairs, vectors
+
+
+def _search_all(
+    atoms: Sequence[Atoms], cutoff: float, search: neighbors.Search
+) -> tuple[neighbors.Pairs, neighbors.Floats]:
+    """Pairs of all structures, their atoms counted through, and their vectors."""
+    positions, cells = [one.positions for one in atoms], [one.cell.array for one in atoms]
+    asked = list(zip(positions, cells, [one.pbc for one in atoms], strict=True))
+    if search is neighbors.search:
+        return neighbors.settle([neighbors.candidates(*one, cutoff) for one in asked], positions, cells, cutoff)
+    if isinstance(search, neighbors.Verlet) and len(asked) == 1:
+        return search.found(*asked[0], cutoff)
+    parts = [search(*one, cutoff) for one in asked]
+    apart = [neighbors.vectors(pairs, *one[:2]) for pairs, one in zip(parts, asked, strict=True)]
+    if len(parts) == 1:
+        return parts[0], apart[0]
+    of_atoms = np.cumsum([0] + [len(one) for one in atoms])
+    of_pairs = np.cumsum([0] + [len(pairs.center) for pairs in parts])
+    moved = [
+        neighbors.Pairs(pairs.center + n, pairs.neighbor + n, pairs.shift, pairs.reverse + p)
+        for pairs, n, p in zip(parts, of_atoms, of_pairs, strict=False)
+    ]
+    return neighbors.Pairs(*(np.concatenate(column) for column in zip(*moved, strict=True))), np.concatenate(apart)
+
+
+def _check_distances(
+    atoms: Sequence[Atoms], pairs: neighbors.Pairs, vectors: neighbors.Floats, names: Sequence[str] | None
+) -> None:
+    distances2 = np.einsum("pa,pa->p", vectors, vectors)
+    if not len(distances2) or distances2.min() >= MINIMUM_DISTANCE**2:
+        return
+    p = int(distances2.argmin())
+    ends = np.cumsum([len(one) for one in atoms])
+    index = int(np.searchsorted(ends, pairs.center[p], side="right"))
+    first = ends[index] - len(atoms[index])
+    raise ValueError(
+        f"atoms {pairs.center[p] - first} and {pairs.neighbor[p] - first} of "
+        f"{names[index] if names else f'structure {index}'} are {np.sqrt(distances2[p]):.4f} Å apart; "
+        f"at least {MINIMUM_DISTANCE} Å was expected. Remove one of them, or check the cell and the periodicity."
+    )
 
 
 def _periodic_measure(cell: np.ndarray, pbc: np.ndarray) -> float:
     """Length, area or volume spanned by the periodic lattice vectors, in Å to that power."""
+    if pbc.all():
+        return abs(float(np.linalg.det(cell)))
     rows = cell[pbc]
     return float(np.sqrt(max(np.linalg.det(rows @ rows.T), 0.0)))

@@ -1,5 +1,8 @@
 """Pairs of atoms within a cutoff: searched once, kept with a Verlet skin, always with their reverse."""
 
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -7,6 +10,9 @@ import vesin
 from ase.geometry import complete_cell
 from numpy.typing import NDArray
 
+from tumble import native
+
+SOURCE = Path(__file__).with_suffix(".cpp")
 ROUNDING = 1e-9
 """Å. Pairs on the cutoff count as within it, so that a crystal's shell is found whole however its box is turned."""
 
@@ -37,6 +43,17 @@ class Search(Protocol):
         ...
 
 
+class Candidates(NamedTuple):
+    """Pairs of one structure as they were found: in any order, up to a rounding beyond the cutoff, without reverse.
+
+    ends:  (P, 2) index i and j, unsigned.
+    shift: (P, 3) integer lattice translations of j.
+    """
+
+    ends: NDArray[np.uint64]
+    shift: NDArray[np.int32]
+
+
 def search(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Pairs:
     """All directed pairs within a cutoff, periodic images and self-images included.
 
@@ -48,22 +65,51 @@ def search(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: floa
 
     Source: neighbour search by vesin (https://luthaf.fr/vesin).
     """
+    return settle([candidates(positions, cell, pbc, cutoff)], [positions], [cell], cutoff)[0]
+
+
+def candidates(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Candidates:
+    """The first half of a search, which tells how many pairs there are; arguments as for `search`."""
     if cutoff <= 0 or len(positions) == 0:
-        return _none()
+        return Candidates(np.zeros((0, 2), dtype=np.uint64), np.zeros((0, 3), dtype=np.int32))
     listing = vesin.NeighborList(cutoff=cutoff + 2 * ROUNDING, full_list=True, sorted=False)
-    pairs, shift = listing.compute(
+    ends, shift = listing.compute(
         points=np.ascontiguousarray(positions, dtype=np.float64),
         box=np.ascontiguousarray(complete_cell(cell), dtype=np.float64),
         periodic=np.asarray(pbc, dtype=bool),
         quantities="PS",
     )
-    center, neighbor = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
-    shift = shift.astype(np.int64)
-    within = _within(center, neighbor, shift, positions, cell, cutoff)
-    center, neighbor, shift = center[within], neighbor[within], shift[within]
-    order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], neighbor, center))
-    center, neighbor, shift = center[order], neighbor[order], shift[order]
-    return Pairs(center, neighbor, shift, _reverse(center, neighbor, shift))
+    return Candidates(ends, shift)
+
+
+def settle(
+    found: Sequence[Candidates], positions: Sequence[Floats], cells: Sequence[Floats], cutoff: float
+) -> tuple[Pairs, Floats]:
+    """The second half of a search, for many structures at once: what takes time in small ones is each call of numpy.
+
+    Args:
+        found: candidates of S structures.
+        positions: (n, 3) Å of each.
+        cells: (3, 3) Å of each.
+        cutoff: Å, that of the candidates.
+
+    Returns:
+        Pairs of all structures, whose atoms are counted through, and their vectors (P, 3) Å. Structure by structure,
+        the same to the last bit as what `search` and `vectors` give.
+    """
+    sizes = [len(one) for one in positions]
+    of_pair = np.repeat(np.arange(len(found)), [len(one.shift) for one in found])
+    starts = np.cumsum([0, *sizes])[of_pair]
+    center, neighbor = (np.concatenate([one.ends[:, k] for one in found]).astype(np.int64) + starts for k in (0, 1))
+    shift = np.concatenate([one.shift for one in found]).astype(np.int64)
+    rows = cells[0] if len(cells) == 1 else [np.stack([cell[k] for cell in cells])[of_pair] for k in range(3)]
+    apart = _vectors(center, neighbor, shift, np.concatenate(positions), rows)
+    # Before anything is sorted: a pair on the very edge may have been found from one side only.
+    within = np.flatnonzero(_is_within(apart, cutoff))
+    if len(within) < len(center):
+        center, neighbor, shift, apart = center[within], neighbor[within], shift[within], apart[within]
+    order, reverse = _arrange(center, neighbor, shift, sum(sizes))
+    return Pairs(center[order], neighbor[order], shift[order], reverse), apart[order]
 
 
 def vectors(pairs: Pairs, positions: Floats, cell: Floats) -> Floats:
@@ -102,12 +148,21 @@ class Verlet:
 
     def __call__(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Pairs:
         """The pairs within the cutoff, exactly as `search` finds them."""
+        return self.found(positions, cell, pbc, cutoff)[0]
+
+    def found(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> tuple[Pairs, Floats]:
+        """The pairs within the cutoff, and their vectors (P, 3) Å."""
         if self._is_stale(positions, cell, pbc, cutoff):
             self._pairs = search(positions, cell, pbc, cutoff + self.skin)
             self._reference = (positions.copy(), np.array(cell, copy=True), np.array(pbc, copy=True), cutoff)
             self.n_searches += 1
+        library = native.library(SOURCE)
+        if library is not None:
+            return _within(library, self._pairs, positions, cell, (cutoff + ROUNDING) ** 2)
         center, neighbor, shift, _ = self._pairs
-        return keep(self._pairs, _within(center, neighbor, shift, positions, cell, cutoff))
+        apart = _vectors(center, neighbor, shift, positions, cell)
+        mask = _is_within(apart, cutoff)
+        return keep(self._pairs, mask), apart[mask]
 
     def _is_stale(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> bool:
         if self._reference is None:
@@ -127,37 +182,69 @@ class Verlet:
         return 2 * travelled + deformation * (cutoff + self.skin) > self.skin
 
 
+class _List(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("center", "neighbor", "shift", "reverse", "vectors")]
+
+
+def _within(library: ctypes.CDLL, pairs: Pairs, positions: Floats, cell: Floats, limit: float) -> tuple[Pairs, Floats]:
+    """Pairs whose squared distance is within the limit, and their vectors: one pass instead of a dozen."""
+    n = len(pairs.center)
+    positions, cell = (np.ascontiguousarray(one, dtype=np.float64) for one in (positions, cell))
+    integers = [np.empty(n, np.int64), np.empty(n, np.int64), np.empty((n, 3), np.int64), np.empty(n, np.int64)]
+    place, apart = np.empty(n, np.int64), np.empty((n, 3))
+    given = _List(*(one.ctypes.data for one in pairs), None)
+    taken = _List(*(one.ctypes.data for one in (*integers, apart)))
+    library.within.restype = ctypes.c_int64
+    kept = library.within(
+        ctypes.c_int64(n),
+        ctypes.byref(given),
+        *(ctypes.c_void_p(one.ctypes.data) for one in (positions, cell)),
+        ctypes.c_double(limit),
+        ctypes.byref(taken),
+        ctypes.c_void_p(place.ctypes.data),
+    )
+    return Pairs(*(one[:kept] for one in integers)), apart[:kept]
+
+
 def _none() -> Pairs:
     empty = np.zeros(0, dtype=np.int64)
     return Pairs(empty, empty, np.zeros((0, 3), dtype=np.int64), empty)
 
 
-def _vectors(center: Integers, neighbor: Integers, shift: Integers, positions: Floats, cell: Floats) -> Floats:
+def _vectors(
+    center: Integers, neighbor: Integers, shift: Integers, positions: Floats, rows: Floats | Sequence[Floats]
+) -> Floats:
+    """Pair vectors; the rows of the cell are (3,) each, or (P, 3) where every pair has a cell of its own."""
     # Summed term by term: a matrix product may round a pair and its reverse differently, and must not.
-    moved = shift[:, :1] * cell[0] + shift[:, 1:2] * cell[1] + shift[:, 2:] * cell[2]
+    moved = shift[:, :1] * rows[0] + shift[:, 1:2] * rows[1] + shift[:, 2:] * rows[2]
     return positions[neighbor] - positions[center] + moved
 
 
-def _within(
-    center: Integers, neighbor: Integers, shift: Integers, positions: Floats, cell: Floats, cutoff: float
-) -> NDArray[np.bool_]:
-    distance2 = np.square(_vectors(center, neighbor, shift, positions, cell)).sum(axis=1)
-    return distance2 <= (cutoff + ROUNDING) ** 2
+def _is_within(apart: Floats, cutoff: float) -> NDArray[np.bool_]:
+    return np.einsum("pa,pa->p", apart, apart) <= (cutoff + ROUNDING) ** 2
 
 
-def _reverse(center: Integers, neighbor: Integers, shift: Integers) -> Integers:
-    """Position of (j, i, -S) for each pair of a list sorted by (i, j, S)."""
-    order = np.lexsort((-shift[:, 2], -shift[:, 1], -shift[:, 0], center, neighbor))
-    reverse = np.empty(len(center), dtype=np.int64)
-    reverse[order] = np.arange(len(center))
+def _arrange(center: Integers, neighbor: Integers, shift: Integers, n_atoms: int) -> tuple[Integers, Integers]:
+    """The order that sorts a list by (i, j, S), and the position of (j, i, -S) for each pair of the sorted list."""
+    reach = int(np.abs(shift).max(initial=0))
+    width = 2 * reach + 1
+    if n_atoms**2 * width**3 >= 2**63:  # only where atoms lie millions of cells apart
+        order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], neighbor, center))
+        back = np.lexsort((-shift[:, 2], -shift[:, 1], -shift[:, 0], center, neighbor))
+    else:  # one number per pair sorts several times faster than five
+        image = ((shift[:, 0] + reach) * width + shift[:, 1] + reach) * width + shift[:, 2] + reach
+        order = np.argsort((center * n_atoms + neighbor) * width**3 + image)
+        back = np.argsort((neighbor * n_atoms + center) * width**3 + (width**3 - 1 - image))
     # A pair found from one side only would make everything downstream wrong.
-    if len(order) and not (
-        np.array_equal(neighbor[order], center)
-        and np.array_equal(center[order], neighbor)
-        and np.array_equal(-shift[order], shift)
+    if not (
+        np.array_equal(neighbor[back], center[order])
+        and np.array_equal(center[back], neighbor[order])
+        and np.array_equal(-shift[back], shift[order])
     ):
         raise RuntimeError(
             f"the neighbour search returned {len(center)} pairs of which some have no reverse; "
             "every pair was expected from both sides. Change the cutoff by 1e-6 Å, and report the structure."
         )
-    return reverse
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return order, place[back]

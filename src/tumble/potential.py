@@ -1,7 +1,11 @@
 """Model: weights that turn a Batch into per-atom energies. Potential: physics, from a Batch to Properties."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from time import monotonic
 from typing import NamedTuple, final
 
 import torch
@@ -9,7 +13,26 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
-from tumble.batch import Batch, Properties, collate, has_volume, split, volume
+from tumble.batch import Batch, Properties, collate, has_volume, volume
+from tumble.packs import ahead, answered, packed, usual_limit
+from tumble.results import Progress
+
+_WEIGHTS_ARE_CONSTANT: ContextVar[bool] = ContextVar("weights are constant", default=False)
+
+
+def weights_are_constant() -> bool:
+    """Whether whoever asks a model wants no derivative by its weights, so that it may take a faster path."""
+    return _WEIGHTS_ARE_CONSTANT.get()
+
+
+@contextmanager
+def constant_weights(are_constant: bool) -> Iterator[None]:
+    """Inside, a model is told that no derivative by its weights is wanted (see `weights_are_constant`)."""
+    token = _WEIGHTS_ARE_CONSTANT.set(are_constant)
+    try:
+        yield
+    finally:
+        _WEIGHTS_ARE_CONSTANT.reset(token)
 
 
 class Outputs(NamedTuple):
@@ -29,7 +52,8 @@ class Model(nn.Module, ABC):
     """Weights: Batch → per-atom energies and optional direct heads.
 
     A model sees positions only through `batch.vectors`, so it is exactly invariant under translations, and so one
-    derivative with respect to them gives forces and stress. Subclasses are final and set:
+    derivative with respect to them gives forces and stress; one that must see more says so (`sees_positions`).
+    Subclasses are final and set:
 
     cutoff:  Å, the radius within which it needs pairs.
     species: atomic numbers it knows, ascending; None for any.
@@ -41,6 +65,11 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Outputs:
         """Per-atom energies and direct heads of a batch whose vectors may require a gradient."""
+
+    @property
+    def sees_positions(self) -> bool:
+        """Whether it also looks at positions and cells: a sum over everything, near and far, cannot do without."""
+        return False
 
     @property
     def has_direct_forces(self) -> bool:
@@ -108,22 +137,14 @@ class Gradient(Potential):
     def both(self, batch: Batch) -> tuple[Properties, Properties]:
         """Conservative answers and, from the same pass, the answers of the model's direct heads."""
         check_species(self.species, batch)
-        with torch.enable_grad():
-            vectors = batch.vectors.detach().requires_grad_()
-            outputs = self.model(batch._replace(vectors=vectors))
-            # An isolated atom has no pair, hence an energy without a gradient; zero is then the exact answer.
-            (slope,) = torch.autograd.grad(
-                outputs.energies.sum() + 0.0 * vectors.sum(), vectors, create_graph=self.training
-            )
-        forces = torch.zeros_like(batch.positions)
-        forces = forces.index_add(0, batch.center, slope).index_add(0, batch.neighbor, -slope)
+        with torch.enable_grad(), constant_weights(not self.training):
+            seen = differentiable(batch, positions=self.model.sees_positions)
+            outputs = self.model(seen)
+            forces, stress = derivatives(outputs.energies.sum(), seen, create_graph=self.training)
         energy = _per_structure(outputs.energies, batch)
-        virial = torch.zeros_like(batch.cell).index_add(
-            0, batch.structure[batch.center], vectors.unsqueeze(2) * slope.unsqueeze(1)
-        )
         if not self.training:
-            energy, outputs, virial = energy.detach(), _detached(outputs), virial.detach()
-        conservative = Properties(energy, forces, _stress((virial + virial.mT) / 2, batch))
+            energy, outputs = energy.detach(), _detached(outputs)
+        conservative = Properties(energy, forces, stress)
         return conservative, Properties(energy, outputs.forces, outputs.stress)
 
 
@@ -181,26 +202,107 @@ class Sum(Potential):
         return Properties(*(None if any(f is None for f in column) else sum(column) for column in columns))
 
 
-def predict(potential: Potential, atoms: Atoms | Sequence[Atoms], *, atoms_per_batch: int = 1024) -> list[Properties]:
+def predict(
+    potential: Potential,
+    atoms: Atoms | Iterable[Atoms],
+    *,
+    pairs_per_batch: int | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> list[Properties]:
     """Energy, forces and stress of each structure.
 
     Args:
         potential: any Potential.
-        atoms: one structure or many.
-        atoms_per_batch: structures are packed into batches of about this many atoms.
+        atoms: one structure or many, also an iterator.
+        pairs_per_batch: pairs in one batch; None: what suits the device. A structure with more stands alone.
+        tell: called as the work goes on, with the number of structures.
 
     Returns:
         One Properties per structure, CPU tensors: energy () eV, forces (n, 3) eV/Å, stress (3, 3) eV/Å³ or None.
 
     Raises:
         ValueError: an unknown element, or a structure that `collate` refuses.
+        RuntimeError: a structure that does not fit into memory, alone in a batch.
     """
-    structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-    answers: list[Properties] = []
-    for start, stop in packs([len(one) for one in structures], atoms_per_batch):
-        batch = collate_for(potential, structures[start:stop])
-        answers.extend(split(potential(batch), batch))
+    structures = [atoms] if isinstance(atoms, Atoms) else atoms
+    return [answer for _, answer in stream(potential, structures, pairs_per_batch=pairs_per_batch, tell=tell)]
+
+
+def stream(
+    potential: Potential,
+    atoms: Iterable[Atoms],
+    *,
+    pairs_per_batch: int | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,
+    name: Callable[[int], str] = "structure {}".format,
+) -> Iterator[tuple[Atoms, Properties]]:
+    """As `predict`, for any number of structures: they are taken as they are needed and answered as they come.
+
+    While one batch is computed, a thread reads and searches the next; so few batches are in memory, however many
+    structures there are. A batch that does not fit into memory is split in two, and those after it too.
+
+    Args:
+        potential: any Potential.
+        atoms: structures; an iterator runs in the thread.
+        pairs_per_batch: as in `predict`.
+        tell: called after each batch, with the number of structures; their total is 0 where it is not known.
+        name: what errors call the structure of this index.
+
+    Yields:
+        Each structure (a copy if `atoms` is no list) with its Properties, in the order given. All structures before
+        one that is refused are answered before its error is raised.
+    """
+    total, done, remark, start = len(atoms) if isinstance(atoms, Sized) else 0, 0, "", monotonic()
+
+    def report(message: str) -> None:
+        nonlocal remark
+        remark = message
+        speed = f"{done} structures, {done / max(monotonic() - start, 1e-9):.3g} per second"
+        tell(Progress(done, total, f"{speed}; {remark}" if remark else speed))
+
+    refuse = partial(check_species, potential.species)
+    limit = usual_limit(potential.device, potential.cutoff) if pairs_per_batch is None else pairs_per_batch
+    packs = packed(atoms, potential.cutoff, dtype=potential.dtype, limit=limit, name=name, refuse=refuse)
+    # One structure leaves nothing to overlap with.
+    with closing(packs if total == 1 else ahead(packs)) as coming:
+        for structures, answers in answered(potential, coming, potential.device, report):
+            yield from zip(structures, answers, strict=True)
+            done += len(structures)
+            report(remark)
+
+
+def atomic_energies(potential: Potential, atoms: Atoms | Iterable[Atoms]) -> list[Tensor]:
+    """Energy of each atom, (n,) eV on the CPU for each structure; they add up to its energy.
+
+    Only their sum is learned: how a model divides it among the atoms is its own affair.
+
+    Args:
+        potential: one that is made of models: Gradient, Direct, LLPR, or a Sum of such.
+        atoms: one structure or many.
+
+    Raises:
+        ValueError: another potential, an unknown element, or a structure that `collate` refuses.
+    """
+    answers = []
+    for one in [atoms] if isinstance(atoms, Atoms) else atoms:
+        batch = collate_for(potential, [one])
+        with torch.no_grad(), constant_weights(True):
+            answers.append(_by_atom(potential, batch).cpu())
     return answers
+
+
+def _by_atom(potential: Potential, batch: Batch) -> Tensor:
+    check_species(potential.species, batch)
+    if isinstance(potential, Sum):
+        return torch.stack([_by_atom(part, batch) for part in potential.parts]).sum(0)  # type: ignore[arg-type]
+    model = getattr(potential, "model", None)
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"a {type(potential).__name__} has no energies of atoms; Gradient, Direct, LLPR or a Sum of them was "
+            "expected. Ask the potential within it."
+        )
+    outputs: Outputs = model(batch)
+    return outputs.energies
 
 
 def collate_for(potential: Potential, atoms: Sequence[Atoms]) -> Batch:
@@ -208,20 +310,13 @@ def collate_for(potential: Potential, atoms: Sequence[Atoms]) -> Batch:
     return collate(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
 
 
-def packs(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Consecutive ranges whose sizes add up to at most the limit; one that is larger stands alone."""
-    ranges: list[tuple[int, int]] = []
-    start, total = 0, 0
-    for index, size in enumerate(sizes):
-        if index > start and total + size > limit:
-            ranges.append((start, index))
-            start, total = index, 0
-        total += size
-    return [*ranges, (start, len(sizes))] if sizes else []
-
-
-def check_species(species: Sequence[int] | None, batch: Batch) -> None:
+def check_species(species: Sequence[int] | None, batch: Batch, names: Sequence[str] | None = None) -> None:
     """Refuse a batch with an element that is not among the known ones.
+
+    Args:
+        species: atomic numbers; None for any.
+        batch: any batch.
+        names: what the error calls each structure; by default its index.
 
     Raises:
         ValueError: names the element, the structure, and what is known.
@@ -232,12 +327,56 @@ def check_species(species: Sequence[int] | None, batch: Batch) -> None:
     if bool(unknown.any()):
         atom = int(unknown.nonzero()[0, 0])
         number, structure = int(batch.numbers[atom]), int(batch.structure[atom])
-        names = ", ".join(chemical_symbols[z] for z in species)
+        known = ", ".join(chemical_symbols[z] for z in species)
         symbol = chemical_symbols[number] if number < len(chemical_symbols) else "?"
         raise ValueError(
-            f"element {number} ({symbol}) in structure {structure} is unknown to this model ({names}). "
-            f"Remove the structure or train with {symbol}."
+            f"element {number} ({symbol}) in {names[structure] if names else f'structure {structure}'} is unknown to "
+            f"this model ({known}). Remove the structure or train with {symbol}."
         )
+
+
+def differentiable(batch: Batch, *, positions: bool = False) -> Batch:
+    """The batch with new vectors that require a gradient, and, where a model sees them, positions and cells too."""
+    batch = batch._replace(vectors=batch.vectors.detach().requires_grad_())
+    if not positions:
+        return batch
+    return batch._replace(
+        positions=batch.positions.detach().requires_grad_(), cell=batch.cell.detach().requires_grad_()
+    )
+
+
+def derivatives(energy: Tensor, batch: Batch, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+    """Forces -dE/dx (N, 3) eV/Å and stress (1/V) dE/dε (S, 3, 3) eV/Å³ of a sum of energies.
+
+    Args:
+        energy: () eV, computed from the batch.
+        batch: what `differentiable` returned.
+        create_graph: whether the answers can be differentiated again.
+    """
+    leaves = [one for one in (batch.vectors, batch.positions, batch.cell) if one.requires_grad]
+    # An isolated atom has no pair, hence an energy without a gradient; zero is then the exact answer.
+    total = energy + sum(0.0 * leaf.sum() for leaf in leaves)
+    slope, *others = torch.autograd.grad(total, leaves, create_graph=create_graph)
+    vectors, positions, cell = (
+        one if create_graph else one.detach() for one in (batch.vectors, batch.positions, batch.cell)
+    )
+    forces = torch.zeros_like(batch.positions, requires_grad=False)
+    forces = forces.index_add(0, batch.center, slope).index_add(0, batch.neighbor, -slope)
+    virial = _outer_sum(vectors, slope, batch.center, batch)
+    if others:
+        of_positions, of_cell = others
+        forces = forces - of_positions
+        atoms = torch.arange(batch.n_atoms, device=positions.device)
+        virial = virial + _outer_sum(positions, of_positions, atoms, batch) + cell.mT @ of_cell
+    return forces, _stress((virial + virial.mT) / 2, batch)
+
+
+def _outer_sum(left: Tensor, right: Tensor, atom: Tensor, batch: Batch) -> Tensor:
+    """Sum over the rows of each structure of left times right, (S, 3, 3); each row belongs to an atom."""
+    if batch.n_structures == 1:  # as one product of matrices: many times faster
+        return (left.mT @ right).unsqueeze(0)
+    sums = torch.zeros_like(batch.cell, requires_grad=False)
+    return sums.index_add(0, batch.structure[atom], left.unsqueeze(2) * right.unsqueeze(1))
 
 
 def _per_structure(energies: Tensor, batch: Batch) -> Tensor:
@@ -246,7 +385,7 @@ def _per_structure(energies: Tensor, batch: Batch) -> Tensor:
 
 
 def _stress(virial: Tensor, batch: Batch) -> Tensor:
-    size = torch.where(has_volume(batch), volume(batch), torch.inf).to(virial.dtype)
+    size = torch.where(has_volume(batch), volume(batch), torch.inf).to(virial.dtype).detach()
     return virial / size[:, None, None]
 
 

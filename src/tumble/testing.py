@@ -224,7 +224,7 @@ def unknown_elements_are_refused(potential: Potential, atoms: Structures) -> flo
         return 0.0
     other = next(z for z in range(1, 119) if z not in potential.species)
     try:
-        predict(potential, Atoms([other]))
+        potential(collate_for(potential, [Atoms([other])]))  # `predict` would refuse it before the potential is asked
     except ValueError:
         return 0.0
     return float("inf")

@@ -1,6 +1,5 @@
 """PET against metatrain, on the same random weights, and against what its architecture promises."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -8,32 +7,27 @@ import pytest
 import torch
 from ase import Atoms
 
-from tumble.batch import Properties, collate
+from pet_reference import (
+    ROUND,
+    SMALL,
+    SPECIES,
+    answers_of_reference,
+    crystal,
+    molecule,
+    ours_of,
+    reference,
+    relative,
+    triclinic,
+)
+from tumble.batch import collate
+from tumble.jobs.train import TrainSettings
+from tumble.models.pair import ZBL
 from tumble.models.pet import PET, PETSettings
 from tumble.models.pet.edges import layout_of
 from tumble.models.pet.layers import gather, scatter
-from tumble.potential import Direct, Gradient, collate_for, predict
+from tumble.potential import Direct, Gradient, Sum, atomic_energies, collate_for, predict
+from tumble.symmetry import symmetrize
 from tumble.testing import check_potential
-
-SPECIES = [1, 6, 8]
-
-
-def molecule() -> Atoms:
-    generator = np.random.default_rng(0)
-    positions = np.array([[0, 0, 0], [1.4, 0, 0], [0, 1.3, 0.4], [1.2, 1.5, -0.9], [-0.8, 0.3, 1.2], [0.2, -1.1, -0.3]])
-    return Atoms([8, 6, 1, 1, 6, 1], positions + 0.05 * generator.normal(size=(6, 3)))
-
-
-def crystal() -> Atoms:
-    generator = np.random.default_rng(1)
-    grid = np.stack(np.meshgrid(*[np.arange(2) * 2.1] * 3, indexing="ij"), -1).reshape(-1, 3)
-    return Atoms([8, 6, 1, 1, 6, 1, 8, 8], grid + 0.1 * generator.normal(size=(8, 3)), cell=[4.2] * 3, pbc=True)
-
-
-def triclinic() -> Atoms:
-    cell = [[2.9, 0.1, 0.0], [0.7, 3.2, 0.3], [-0.4, 0.2, 3.6]]
-    return Atoms([1, 8, 6], [[0.1, 0.2, 0.3], [1.5, 1.3, 1.1], [2.0, 0.4, 2.6]], cell=cell, pbc=True)
-
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "published defaults": {},
@@ -48,82 +42,24 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "post-normalised with wide nodes": {"transformer_type": "PostLN", "num_attention_layers": 1},
     "adaptive cutoff": {"num_neighbors_adaptive": 6.0, "cutoff": 5.5, "attention_temperature": 1.7},
+    "widths that the engine takes": {"num_neighbors_adaptive": 6.0, "cutoff": 5.5, "num_gnn_layers": 3, **ROUND},
     "three layers, residual, wide nodes": {"featurizer_type": "residual", "num_gnn_layers": 3},
+    "cutoffs from a grid": {
+        "num_neighbors_adaptive": 6.0,
+        "adaptive_cutoff_method": "grid",
+        "cutoff": 5.5,
+        "cutoff_width_adaptive": 0.7,
+        **ROUND,
+    },
 }
-SMALL = {"d_pet": 16, "d_head": 12, "d_node": 24, "d_feedforward": 20, "num_heads": 4}
-
-
-def reference(changes: dict[str, Any]) -> Any:
-    """A random PET of metatrain in float64, with direct heads, composition energies and scales."""
-    pytest.importorskip("metatrain", reason="metatrain is not installed; pip install 'tumble[test]'")
-    from metatrain.pet import PET as THEIRS
-    from metatrain.utils.architectures import get_default_hypers
-    from metatrain.utils.data import DatasetInfo
-    from metatrain.utils.data.target_info import get_energy_target_info, get_generic_target_info
-
-    hypers = get_default_hypers("pet")["model"] | SMALL | changes
-
-    def cartesian(rank: int, quantity: str, unit: str, per_atom: bool) -> dict[str, Any]:
-        return {
-            "quantity": quantity, "unit": unit, "type": {"cartesian": {"rank": rank}}, "num_subtargets": 1,
-            "sample_kind": "atom" if per_atom else "system", "per_atom": per_atom, "description": "",
-        }  # fmt: skip
-
-    energy = {
-        "quantity": "energy", "unit": "eV", "type": "scalar", "num_subtargets": 1, "sample_kind": "system",
-        "per_atom": False, "description": "",
-    }  # fmt: skip
-    forces, stress = "non_conservative_forces", "non_conservative_stress"
-    targets = {
-        "energy": get_energy_target_info("energy", energy),
-        forces: get_generic_target_info(forces, cartesian(1, "force", "eV/Angstrom", True)),
-        stress: get_generic_target_info(stress, cartesian(2, "pressure", "eV/Angstrom^3", False)),
-    }
-    torch.manual_seed(3)
-    return THEIRS(hypers, DatasetInfo("angstrom", SPECIES, targets)).to(torch.float64).eval()
-
-
-def answers_of_reference(model: Any, atoms: Atoms) -> tuple[Properties, Properties]:
-    """Conservative and direct answers of metatrain's model, with its own neighbour list and autograd."""
-    from metatomic.torch import ModelOutput, System
-    from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
-
-    positions = torch.tensor(atoms.positions, requires_grad=True)
-    strain = torch.eye(3, dtype=torch.float64, requires_grad=True)
-    system = System(
-        torch.tensor(atoms.numbers, dtype=torch.int32),
-        positions @ strain,
-        torch.tensor(atoms.cell.array) @ strain,
-        torch.tensor(atoms.pbc),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        system = get_system_with_neighbor_lists(system, model.requested_neighbor_lists())
-        names = {"energy": False, "non_conservative_forces": True, "non_conservative_stress": False}
-        outputs = {name: ModelOutput(sample_kind="atom" if per_atom else "system") for name, per_atom in names.items()}
-        answer = {name: value.block().values for name, value in model([system], outputs).items()}
-    slope, virial = torch.autograd.grad(answer["energy"].sum(), [positions, strain])
-    energy = answer["energy"].detach()[:, 0]
-    # The antisymmetric part of the virial is the torque of a model that is not invariant; a stress has none.
-    stress = (virial + virial.mT) / 2 / abs(np.linalg.det(atoms.cell.array)) if atoms.pbc.all() else None
-    direct = Properties(
-        energy, answer["non_conservative_forces"].detach()[..., 0], answer["non_conservative_stress"].detach()[..., 0]
-    )
-    return Properties(energy, -slope, stress), direct
-
-
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.filterwarnings("ignore")
 def test_pet_agrees_with_metatrain(name: str) -> None:
-    from tumble.bridges.metatrain import from_state
-
     theirs = reference(CONFIGURATIONS[name])
-    ours = from_state(theirs.state_dict(), theirs.hypers, SPECIES)
+    ours = ours_of(theirs)
     for atoms in (molecule(), crystal(), triclinic()):
         expected, expected_direct = answers_of_reference(theirs, atoms)
         potential = Gradient(ours)
@@ -223,3 +159,55 @@ def test_the_interaction_range_holds() -> None:
         apart = np.linalg.norm(chain.positions - chain.positions[-1], axis=1)
         assert change[apart > settings.interaction_range + 0.3].max() == 0.0
         assert change[apart < settings.interaction_range / 2].min() > 0.0
+
+
+PUBLISHED = {"XS": 4.48, "S": 25.90, "M": 108.59, "L": 255.38, "XL": 730.05}
+"""Millions of parameters, for 89 elements and heads for energy, forces and stress."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_has_the_published_number_of_parameters(name: str) -> None:
+    with torch.device("meta"):
+        model = PET(range(1, 90), PETSettings.preset(name, direct_forces=True, direct_stress=True))
+    assert round(sum(weight.numel() for weight in model.parameters()) / 1e6, 2) == PUBLISHED[name]
+
+
+def test_a_recipe_may_name_a_preset_and_change_it() -> None:
+    assert PETSettings(**{"preset": "S", "cutoff": 5.0}) == PETSettings.preset("S", cutoff=5.0)
+    recipe = TrainSettings(data=("a.xyz",), model={"preset": "XS", "num_heads": 4})
+    expected = PETSettings.preset("XS", num_heads=4, edge_basis=TrainSettings.model_fields["model"].default.edge_basis)
+    assert recipe.model == expected
+    for name in ("XXL", 3):
+        with pytest.raises(ValueError, match=r"there is no preset .* of PET; one of XS, S, M, L, XL was expected"):
+            PETSettings(**{"preset": name})
+    with pytest.raises(ValueError, match="there is no preset 'tiny' of PET"):
+        PETSettings.preset("tiny")
+
+
+def test_direct_heads_are_evaluated_on_demand_and_the_rest_does_not_change() -> None:
+    torch.manual_seed(0)
+    model = PET(SPECIES, SMALL | {"direct_forces": True, "direct_stress": True}).double()
+    batch = collate([crystal()], model.cutoff)
+    calls = []
+    for name in ("forces", "stress"):
+        model.readouts[name].register_forward_hook(lambda *_: calls.append(1))
+    without, with_heads = model(batch, direct=False), model(batch)
+    assert without.forces is None
+    assert without.stress is None
+    assert len(calls) == 2
+    assert torch.equal(without.energies, with_heads.energies)
+
+
+def test_energies_of_atoms_add_up_and_shift_with_their_elements() -> None:
+    torch.manual_seed(0)
+    model = PET(SPECIES, SMALL).double()
+    model.offsets.copy_(torch.tensor([-1.0, -20.0, -300.0]))
+    structures = [molecule(), crystal()]
+    for potential in (Gradient(model), Sum(Gradient(model), Gradient(ZBL(SPECIES)))):
+        for energies, answer in zip(
+            atomic_energies(potential, structures), predict(potential, structures), strict=True
+        ):
+            assert float(energies.sum()) == pytest.approx(float(answer.energy), rel=1e-12)
+    assert [round(float(e), -1) for e in atomic_energies(Gradient(model), molecule())[0][:3]] == [-300.0, -20.0, 0.0]
+    with pytest.raises(ValueError, match=r"a Symmetrized has no energies of atoms; Gradient, Direct, LLPR or a Sum"):
+        atomic_energies(symmetrize(Gradient(model), "i"), molecule())

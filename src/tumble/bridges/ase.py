@@ -45,6 +45,11 @@ class Calculator(engine.Calculator):  # type: ignore[misc]  # ASE has no types
         """How many neighbour searches have been made."""
         return self._search.n_searches
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last answer; charge and spin count too, which ASE does not look at."""
+        changes: list[str] = super().check_state(atoms, tol)
+        return changes if self.atoms is None or _told(self.atoms) == _told(atoms) else [*changes, "info"]
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -78,7 +83,7 @@ class Calculator(engine.Calculator):  # type: ignore[misc]  # ASE has no types
 
 @final
 class Foreign(Potential):
-    """Any ASE calculator as a Potential. Charges, spins and other extras of the user's Atoms do not reach it.
+    """Any ASE calculator as a Potential. Of the info of the user's Atoms, charge and spin multiplicity reach it.
 
     A calculator searches its own neighbours (cutoff 0 here) and works in its own precision (float64 outside).
     Nothing tells whether its forces are the gradient of its energy: `conservative` states it, and an audit measures it.
@@ -108,6 +113,7 @@ class Foreign(Potential):
         self.calculator, self.spec = calculator, spec
         self.cutoff, self.species, self.is_conservative = 0.0, None, conservative
         self._has_stress = "stress" in has
+        self._info: dict[str, object] = {}
 
     def forward(self, batch: Batch) -> Properties:
         """Energy, forces and, where the calculator has one, stress, structure by structure."""
@@ -124,6 +130,9 @@ class Foreign(Potential):
 
     def _ask(self, atoms: Atoms, spans: bool) -> tuple[float, Array, Array | None]:
         """Energy, forces and stress of one structure; a stress of zero where there is no volume."""
+        if atoms.info != self._info and hasattr(self.calculator, "reset"):
+            self.calculator.reset()  # ASE takes a structure for the same whatever its charge
+        self._info = atoms.info
         ask = self.calculator.get_property
         stress: Array | None = np.zeros((3, 3)) if self._has_stress and not spans else None
         if self._has_stress and spans:  # the stress first: it takes most, and the rest is then known already
@@ -138,6 +147,11 @@ class Foreign(Potential):
                 f"{len(atoms)} atoms; ({len(atoms)}, 3) was expected. It cannot be used as a potential."
             )
         return float(ask("energy", atoms)), forces, stress
+
+
+def _told(atoms: Atoms) -> str:
+    """What `collate` reads from the info of a structure."""
+    return str([atoms.info.get(name) for name in ("charge", "spin_multiplicity", "spin")])
 
 
 def from_spec(spec: str) -> Foreign:

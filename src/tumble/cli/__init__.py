@@ -45,7 +45,9 @@ VERBS = (
         settings="tumble.jobs.audit:AuditSettings",
     ),
     Verb("report", "tumble.cli.verbs:report", "Turn result folders into one HTML page."),
-    Verb("models", "tumble.cli.verbs:models", "List the packaged potentials."),
+    Verb("models", "tumble.cli.potentials:models", "List packaged, cached and published potentials."),
+    Verb("info", "tumble.cli.potentials:info", "Say what a potential is, and what its file says of itself."),
+    Verb("convert", "tumble.cli.potentials:convert", "Write a potential as .safetensors; the numbers stay the same."),
     Verb("demo", "tumble.cli.demo:demo", "Audit the packaged water potential, raw and symmetrized."),
 )
 

@@ -49,11 +49,11 @@ def show_verdicts(result: Result) -> None:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on stderr that follows calls with the steps done, the steps in all, and a message."""
+    """A bar on stderr that follows calls with the steps done, the steps in all (0: not known), and a message."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[message]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, message="")
-        yield lambda done, total, message: bar.update(task, completed=done, total=total, message=message)
+        yield lambda done, total, message: bar.update(task, completed=done, total=total or None, message=message)
 
 
 def _row(verdict: Verdict) -> tuple[str, ...]:

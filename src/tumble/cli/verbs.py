@@ -1,45 +1,46 @@
 """What each command does between its words and a function of the package. Imported only when a command runs."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import ase.io
-import numpy as np
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from cyclopts import Parameter
 
 import tumble
 from tumble import checkpoint, data
-from tumble.batch import Properties
-from tumble.cli import DONE, NOT_TRUSTED
+from tumble.cli import DONE, INTERRUPTED, NOT_TRUSTED
 from tumble.cli.screen import progress_bar, show, show_verdicts
-from tumble.results import Table, load_result
-from tumble.units import EV_PER_A3_TO_GPa
+from tumble.jobs.predict import predict_files
+from tumble.results import load_result
 
 if TYPE_CHECKING:
     from tumble.jobs.audit import AuditSettings
     from tumble.jobs.train import TrainSettings
     from tumble.potential import Potential
 
-Name = Annotated[str, Parameter(help="Packaged name, file, or ase:package.module:factory.")]
+Name = Annotated[str, Parameter(help="Name that `tumble models` lists, file, or ase:package.module:factory.")]
 Files = Annotated[list[Path], Parameter(help="Structures, in any format that ASE reads.", negative_iterable=())]
+Variant = Annotated[str | None, Parameter(help="Set of heads, of a file with several.")]
 Overwrite = Annotated[bool, Parameter(negative="", show_default=False, help="Replace what an earlier run wrote there.")]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Where:
-    """Where a potential answers, and how precisely."""
+    """Where a potential answers, how precisely, and by which of its heads."""
 
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, ...; cpu if not given.")] = None
     dtype: Annotated[Literal["float32", "float64"] | None, Parameter(help="As it was saved if not given.")] = None
+    variant: Variant = None
+    direct: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Forces and stress of the direct heads.")
+    ] = False
 
     def load(self, model: str) -> "Potential":
         """The potential of this name."""
-        return tumble.load(model, device=self.device, dtype=self.dtype)
+        return tumble.load(model, device=self.device, dtype=self.dtype, variant=self.variant, direct=self.direct)
 
 
 HERE = Where()
@@ -50,20 +51,35 @@ def predict(
     files: Files,
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="File for the answers, .extxyz.")] = None,
+    resume: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Keep the answers in the output, and go on behind them.")
+    ] = False,
+    pairs_per_batch: Annotated[
+        int | None, Parameter(help="Pairs of atoms in one call of the potential; chosen by the device if not given.")
+    ] = None,
     where: Where = HERE,
     overwrite: Overwrite = False,
 ) -> int:
-    """Energy, forces and stress of structures."""
+    """Energy, forces and stress of structures, however many; a folder stands for the structure files in it."""
     if output is not None:
-        refuse_existing(output, overwrite)
-    structures = data.read([str(file) for file in files], require=()).atoms
-    answers = tumble.predict(where.load(model), structures)
-    show(_answers(structures, answers))
+        refuse_existing(output, overwrite or resume)
+    elif resume:
+        raise ValueError("--resume goes on with a file of answers, and none is named. Add -o FILE.")
+    options: dict[str, Any] = {"resume": resume, "pairs_per_batch": pairs_per_batch}
+    data.expand([str(file) for file in files], folders=True)  # before a large model is loaded in vain
+    potential = where.load(model)  # before the bar, for a download has a bar of its own
+    try:
+        with progress_bar("predicting") as tell:
+            table = predict_files(potential, files, output, tell=lambda one: tell(*one), **options)
+    except KeyboardInterrupt:
+        if output is None:
+            raise
+        print(f"tumble: interrupted; the frames in {output} are complete. --resume goes on.", file=sys.stderr)
+        return INTERRUPTED
+    if table.rows:
+        show(table)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        labelled = [_labelled(*pair) for pair in zip(structures, answers, strict=True)]
-        ase.io.write(output, labelled, format="extxyz")
-        print(f"wrote {output}")
+        print(f"wrote {output}" if table.rows else f"nothing is left to do: {table.note}")
     return DONE
 
 
@@ -72,11 +88,12 @@ def symmetrize(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="File for the new potential, .safetensors.")],
     rotations: Annotated[str, Parameter(help="T O I Th Oh Ih, i, so3:L, o3:L, euler:L, euler:Li or random:n.")] = "Ih",
+    variant: Variant = None,
     overwrite: Overwrite = False,
 ) -> int:
     """Average a potential over rotations; the result is a file that every other command takes."""
     refuse_existing(output, overwrite)
-    potential = tumble.symmetrize(tumble.load(model), rotations)
+    potential = tumble.symmetrize(tumble.load(model, variant=variant), rotations)
     checkpoint.save(potential, output, {"made_by": f"tumble symmetrize {model} --rotations {rotations}"})
     print(f"wrote {output}")
     return DONE
@@ -126,8 +143,9 @@ def audit(
         refuse_existing(output / "result.json", overwrite)
     chosen = settings()
     structures = data.read([str(file) for file in files], require=())
+    potential = where.load(model)  # before the bar, for a download has a bar of its own
     with progress_bar("auditing") as tell:
-        result = tumble.audit(where.load(model), structures, chosen, tell=lambda one: tell(*one))
+        result = tumble.audit(potential, structures, chosen, tell=lambda one: tell(*one))
     show_verdicts(result)
     if output is not None:
         result.save(output, overwrite=overwrite)
@@ -146,18 +164,6 @@ def report(
     return DONE
 
 
-def models() -> int:
-    """List the packaged potentials."""
-    rows = []
-    for name, path in checkpoint.packaged().items():
-        card = checkpoint.read_header(path)["card"]
-        error = card.get("errors", {}).get("forces_mae_meV_per_A")
-        size = f"{path.stat().st_size / 2**20:.1f}"
-        rows.append((name, size, error, str(card.get("licence", "")), str(card.get("data", ""))))
-    show(Table("packaged potentials", ("name", "MB", "force MAE (meV/Å)", "licence", "data"), rows))
-    return DONE
-
-
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Refuse to write over a file.
 
@@ -166,28 +172,3 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already; a new file was expected. Give another name, or --overwrite.")
-
-
-def _answers(structures: Sequence[Atoms], answers: Sequence[Properties]) -> Table:
-    columns = ("structure", "formula", "energy (eV)", "per atom (eV)", "largest force (eV/Å)", "pressure (GPa)")
-    rows = []
-    for index, (atoms, one) in enumerate(zip(structures, answers, strict=True)):
-        energy = float("nan") if one.energy is None else float(one.energy)
-        force = None if one.forces is None else float(one.forces.norm(dim=1).max())
-        pressure = None if one.stress is None else -float(one.stress.trace()) / 3 * EV_PER_A3_TO_GPa
-        rows.append(
-            (index, atoms.get_chemical_formula(), f"{energy:.6f}", f"{energy / len(atoms):.6f}", force, pressure)
-        )
-    return Table("predictions", columns, rows)
-
-
-def _labelled(atoms: Atoms, answer: Properties) -> Atoms:
-    fields = {name: np.asarray(value, dtype=float) for name, value in answer._asdict().items() if value is not None}
-    if "energy" in fields:
-        fields["energy"] = float(fields["energy"])  # type: ignore[assignment]
-    if "stress" in fields:
-        s = fields["stress"]
-        fields["stress"] = np.array([s[0, 0], s[1, 1], s[2, 2], s[1, 2], s[0, 2], s[0, 1]])
-    copy = atoms.copy()
-    copy.calc = SinglePointCalculator(copy, **fields)
-    return copy

@@ -1,11 +1,12 @@
-"""Files of labelled structures, in any format that ASE reads, compressed or not."""
+"""Files of structures, labelled or not, in any format that ASE reads, compressed or not."""
 
 import bz2
 import glob
 import gzip
 import lzma
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -29,6 +30,14 @@ PLAIN_KEYS: Mapping[str, tuple[str, ...]] = {
     "stress": ("stress", "REF_stress", "virial", "virials", "REF_virial", "REF_virials"),
 }
 """Where a label is looked for when the user names no key: calculator results, then `info` and `arrays`."""
+
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+
+STRUCTURE_FILES = (
+    *(".xyz", ".extxyz", ".cif", ".vasp", ".poscar", ".pdb", ".gen", ".xsf", ".res", ".cell"),
+    *(".mol", ".sdf", ".gro", ".traj", ".db"),
+)
+"""What the names of files end in that are read where a folder is named."""
 
 
 def read(
@@ -67,7 +76,7 @@ def read(
         raise ValueError(f"cannot require {sorted(unknown)}: no such label. Expected some of energy, forces, stress.")
     required = [label for label, key in keys.items() if label in require or key is not None]
     atoms, labels, sources = [], [], []
-    for path in _expand(files):
+    for path in expand(files, folders=False):
         for frame, one in enumerate(_read_file(path)):
             source = f"{path}:{frame}"
             _check_structure(one, source)
@@ -82,33 +91,80 @@ def read(
     return dataset
 
 
-def _expand(files: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Every file named or matched, patterns in sorted order."""
+def frames(files: str | Path | Sequence[str | Path]) -> Iterator[tuple[str, Atoms]]:
+    """Structures without their labels, one after another, as they are read: any number of them fits into memory.
+
+    Args:
+        files: as in `read`; a folder stands for the structure files in it (`STRUCTURE_FILES`), in sorted order.
+
+    Yields:
+        Name "file:frame", frames counted from 0, and the structure.
+
+    Raises:
+        ValueError: no such file, an unreadable or empty one, NaN or infinite positions; in its turn.
+        ImportError: a .zst file without the module zstandard.
+    """
+    for path in expand(files, folders=True):
+        for frame, one in enumerate(_read_file(path)):
+            source = f"{path}:{frame}"
+            _check_structure(one, source)
+            one.calc = None
+            yield source, one
+
+
+def expand(files: str | Path | Sequence[str | Path], *, folders: bool) -> list[Path]:
+    """Every file named or matched, patterns in sorted order.
+
+    Args:
+        files: as in `read`.
+        folders: whether a folder stands for the structure files in it, or is refused.
+
+    Raises:
+        ValueError: no such file, or a folder that is refused or holds no structure file.
+    """
     names = [files] if isinstance(files, str | Path) else list(files)
     paths: list[Path] = []
     for name in names:
         matches = [Path(name)] if Path(name).exists() else sorted(map(Path, glob.glob(str(name), recursive=True)))
         if not matches:
             raise ValueError(f"there is no file {str(name)!r} (and nothing matches it as a pattern). Check the path.")
-        if folders := [path for path in matches if path.is_dir()]:
-            raise ValueError(f"{str(folders[0])!r} is a folder; a file was expected. Use a pattern such as '*.extxyz'.")
-        paths += matches
+        for path in matches:
+            if path.is_dir() and not folders:
+                raise ValueError(f"{str(path)!r} is a folder; a file was expected. Use a pattern such as '*.extxyz'.")
+            paths += _files_in(path) if path.is_dir() else [path]
     if not paths:
         raise ValueError("there is nothing to read: 0 files were given, at least 1 was expected.")
     return paths
 
 
-def _read_file(path: Path) -> list[Atoms]:
-    if path.suffix not in (".gz", ".bz2", ".xz", ".zst"):
-        return _read_plain(path, path)
+def _files_in(folder: Path) -> list[Path]:
+    """The structure files of a folder in sorted order, known by their names."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        name = path.name.removesuffix(path.suffix) if path.suffix in PACKED else path.name
+        is_known = name.endswith(STRUCTURE_FILES) or name.startswith(("POSCAR", "CONTCAR"))
+        if is_known and not name.startswith(".") and path.is_file():
+            found.append(path)
+    if not found:
+        raise ValueError(
+            f"the folder {str(folder)!r} has no structure files: none of the names in it ends in "
+            f"{' '.join(STRUCTURE_FILES)}, or starts with POSCAR or CONTCAR. Name the files, or a pattern."
+        )
+    return found
+
+
+def _read_file(path: Path) -> Iterator[Atoms]:
+    if path.suffix not in PACKED:
+        yield from _read_plain(path, path)
+        return
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / path.stem
         try:
-            with _open(path) as packed:
-                plain.write_bytes(packed.read())
+            with _open(path) as packed, plain.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
         except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
             raise ValueError(f"cannot decompress {str(path)!r}: {error}. Is it complete, and what it says?") from error
-        return _read_plain(plain, path)
+        yield from _read_plain(plain, path)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -125,37 +181,49 @@ def _open(path: Path) -> BinaryIO:
     return unpacked
 
 
-def _read_plain(path: Path, shown: Path) -> list[Atoms]:
-    """All structures of a file that is not compressed; `shown` is its name in errors."""
+def _read_plain(path: Path, shown: Path) -> Iterator[Atoms]:
+    """All structures of a file that is not compressed, as they are read; `shown` is its name in errors."""
     if path.stat().st_size == 0 or (path.stat().st_size < 4096 and not path.read_bytes().strip()):
         raise ValueError(f"{str(shown)!r} is empty; at least one structure was expected.")
     is_extxyz = path.suffix in (".xyz", ".extxyz")
-    try:
-        if path.suffix == ".db":  # read row by row, because ase.io.read drops what a row says besides results
-            found = [row.toatoms(add_additional_information=True) for row in ase.db.connect(str(path)).select()]
-        else:
-            found = ase.io.read(str(path), index=":", format="extxyz" if is_extxyz else None)
-    except Exception as error:  # every format of ASE fails in its own way
-        raise ValueError(
-            f"cannot read {str(shown)!r}: {type(error).__name__}: {error}. "
-            "It is truncated, or not in a format that ASE reads."
-        ) from error
-    structures = found if isinstance(found, list) else [found]
-    if not structures:
+    found = _frames_of(path, "extxyz" if is_extxyz else None)
+    n_structures = n_lines = 0
+    while True:
+        try:
+            one = next(found, None)
+        except Exception as error:  # every format of ASE fails in its own way
+            raise ValueError(
+                f"cannot read {str(shown)!r}: {type(error).__name__}: {error}. "
+                "It is truncated, or not in a format that ASE reads."
+            ) from error
+        if one is None:
+            break
+        n_structures, n_lines = n_structures + 1, n_lines + len(one) + 2
+        yield one
+    if n_structures == 0:
         raise ValueError(f"{str(shown)!r} holds no structure; at least one was expected.")
     if is_extxyz:
-        _check_end(path, shown, structures)
-    return structures
+        _check_end(path, shown, n_structures, n_lines)
 
 
-def _check_end(path: Path, shown: Path, structures: list[Atoms]) -> None:
+def _frames_of(path: Path, form: str | None) -> Iterator[Atoms]:
+    if path.suffix == ".db":  # read row by row, because ase.io.read drops what a row says besides results
+        for row in ase.db.connect(str(path)).select():
+            yield row.toatoms(add_additional_information=True)
+    else:
+        yield from ase.io.iread(str(path), index=":", format=form, do_not_split_by_at_sign=True)
+
+
+def _check_end(path: Path, shown: Path, n_structures: int, n_read: int) -> None:
     """ASE stops at a blank line without a word: refuse a file of which it did not see the end."""
-    text = path.read_text(errors="replace").rstrip()
-    n_lines = text.count("\n") + 1
-    n_read = sum(len(one) + 2 for one in structures)
-    if n_lines > n_read and "\nVEC" not in text:
+    n_lines, has_vectors = 0, False
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            n_lines = number if line.strip() else n_lines
+            has_vectors = has_vectors or line.startswith(b"VEC")
+    if n_lines > n_read and not has_vectors:
         raise ValueError(
-            f"{str(shown)!r} has {n_lines} lines, but its first {len(structures)} structures end at line {n_read}: "
+            f"{str(shown)!r} has {n_lines} lines, but its first {n_structures} structures end at line {n_read}: "
             "a blank or foreign line lies between structures. Remove it."
         )
 

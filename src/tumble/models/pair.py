@@ -52,7 +52,7 @@ class LennardJones(Model):
         self.species, self._kind = _species(kinds), _Kind(kinds)
         self._config = {"epsilon": _plain(epsilon), "sigma": _plain(sigma), "cutoff": self.cutoff, "onset": self.onset}
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch, *, direct: bool = True) -> Outputs:
         """Half of each pair's energy on either atom."""
         kind = self._kind(batch)
         r2 = batch.vectors.square().sum(1)
@@ -109,7 +109,7 @@ class Morse(Model):
         self._config = {"epsilon": _plain(epsilon), "r0": _plain(r0), "rho0": _plain(rho0)}
         self._config |= {"cutoff": self.cutoff, "onset": self.onset}
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch, *, direct: bool = True) -> Outputs:
         """Half of each pair's energy on either atom."""
         kind = self._kind(batch)
         r = batch.vectors.square().sum(1).sqrt()
@@ -166,7 +166,7 @@ class ZBL(Model):
         self._radii = {int(z): r for z, r in zip(species, lengths, strict=True)}
         self.cutoff = 2 * max(lengths)
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch, *, direct: bool = True) -> Outputs:
         """Half of each pair's energy on either atom."""
         r = batch.vectors.double().square().sum(1).sqrt()
         zi, zj = batch.numbers[batch.center], batch.numbers[batch.neighbor]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 class Progress(NamedTuple):
     """What a caller sees while a job runs.
 
-    done, total: pieces of work, in whatever unit the job counts.
+    done, total: pieces of work, in whatever unit the job counts; a total of 0 is not known.
     message:     one line about where it is, or the newest numbers.
     """
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tumble.batch import Batch, turn
-from tumble.potential import Direct, Gradient, Model, Potential, Sum
+from tumble.potential import Direct, Gradient, Model, Potential, Sum, constant_weights, differentiable
 from tumble.symmetry import Symmetrized
 
 STEP = 1e-3
@@ -52,14 +52,19 @@ def by_differences(potential: Potential, batch: Batch, step: float = STEP) -> Te
 
 
 def _from_model(model: Model, batch: Batch) -> Tensor:
-    with torch.enable_grad():
-        vectors = batch.vectors.detach().requires_grad_()
-        energies = model(batch._replace(vectors=vectors)).energies
-        (slope,) = torch.autograd.grad(energies.sum() + 0.0 * vectors.sum(), vectors)
-    # Under x -> x + θ k × x every pair vector does the same, so dE/dθ = Σ g·(k × v) = k·Σ v × g.
-    each = torch.linalg.cross(batch.vectors.double(), slope.double())
-    total = torch.zeros(batch.n_structures, 3, dtype=torch.float64, device=each.device)
-    return total.index_add(0, batch.structure[batch.center], each)
+    with torch.enable_grad(), constant_weights(True):
+        seen = differentiable(batch, positions=model.sees_positions)
+        leaves = [one for one in (seen.vectors, seen.positions, seen.cell) if one.requires_grad]
+        total = model(seen).energies.sum() + sum(0.0 * leaf.sum() for leaf in leaves)
+        slopes = torch.autograd.grad(total, leaves)
+    rows = torch.arange(batch.n_structures, device=batch.cell.device).repeat_interleave(3)
+    turned = torch.zeros(batch.n_structures, 3, dtype=torch.float64, device=batch.cell.device)
+    # Under x -> x + θ k × x every pair vector does the same, so dE/dθ = Σ g·(k × v) = k·Σ v × g; and so do positions
+    # and lattice vectors, where a model looks at them.
+    for leaf, slope, owner in zip(leaves, slopes, (batch.structure[batch.center], batch.structure, rows), strict=False):
+        each = torch.linalg.cross(leaf.detach().double().view(-1, 3), slope.double().view(-1, 3))
+        turned = turned.index_add(0, owner, each)
+    return turned
 
 
 def _small_turn(axis: int, angle: float) -> Tensor:

@@ -5,6 +5,7 @@ Source: Pozdnyakov, Ceriotti, NeurIPS 36 (2023), arXiv:2305.19302; Bigi et al. (
 
 from tumble.models.pet.edges import Edges, adaptive_cutoffs, bump, cosine, edges_of
 from tumble.models.pet.model import PET
-from tumble.models.pet.settings import PETSettings
+from tumble.models.pet.settings import LongRange, PETSettings
+from tumble.models.pet.uncertainty import LLPR
 
-__all__ = ["PET", "Edges", "PETSettings", "adaptive_cutoffs", "bump", "cosine", "edges_of"]
+__all__ = ["LLPR", "PET", "Edges", "LongRange", "PETSettings", "adaptive_cutoffs", "bump", "cosine", "edges_of"]

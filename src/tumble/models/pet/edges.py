@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tumble.batch import Batch, select
+from tumble.models.pet.grid import grid_cutoffs
 from tumble.models.pet.settings import PETSettings
 
 TINY = 1e-15
@@ -20,13 +21,26 @@ class Edges(NamedTuple):
     batch:    the batch with these pairs only, P of them.
     distance: (P,) Å.
     factor:   (P,) weight of each pair, 1 inside and 0 at its cutoff.
-    layout:   where the tokens of each atom's sequence lie in padded blocks.
+    graph:    who neighbours whom, where the engine found the pairs and is to compute on them; else None.
     """
 
     batch: Batch
     distance: Tensor
     factor: Tensor
-    layout: "Layout"
+    graph: "Graph | None" = None
+
+
+class Graph(NamedTuple):
+    """What the engine must know of the pairs: int64, contiguous.
+
+    starts:  (N + 1,) first pair of every atom, and P.
+    species: (P,) species index of the neighbour.
+    reverse: (P,) position of the reverse pair.
+    """
+
+    starts: Tensor
+    species: Tensor
+    reverse: Tensor
 
 
 class Layout(NamedTuple):
@@ -60,7 +74,10 @@ def edges_of(batch: Batch, settings: PETSettings) -> Edges:
     reach: Tensor | float = settings.cutoff
     if settings.num_neighbors_adaptive is not None:
         batch, distance = _within(batch, distance, settings.cutoff)
-        radius = adaptive_cutoffs(batch, distance, settings)
+        if settings.adaptive_cutoff_method == "grid":
+            radius = grid_cutoffs(batch, distance + TINY, settings, bump)
+        else:
+            radius = adaptive_cutoffs(batch, distance, settings)
         reach = (radius[batch.center] + radius[batch.neighbor]) / 2
     mask = (distance + TINY) <= reach
     if not bool(mask.all()):
@@ -68,7 +85,7 @@ def edges_of(batch: Batch, settings: PETSettings) -> Edges:
         reach = reach[mask] if isinstance(reach, Tensor) else reach
     taper = bump if settings.cutoff_function == "Bump" else cosine
     factor = taper(distance + TINY, reach, settings.cutoff_width)
-    return Edges(batch, torch.sqrt(batch.vectors.square().sum(-1) + TINY), factor, layout_of(batch))
+    return Edges(batch, torch.sqrt(batch.vectors.square().sum(-1) + TINY), factor)
 
 
 def adaptive_cutoffs(batch: Batch, distance: Tensor, settings: PETSettings) -> Tensor:

@@ -191,48 +191,30 @@ class MessagePassing(nn.Module):
         The first linear map after the embeddings is applied to the embedding matrices instead of to every edge:
         the same numbers for a tenth less arithmetic.
         """
-        first, activation, last = cast(nn.Linear, self.compress[0]), self.compress[1], self.compress[2]
-        width = self.edge_embedder.out_features
-        blocks = first.weight.split(width, dim=1)
+        by_inputs, per_species, by_messages, *_ = self.folded(table)
+        hidden = inputs @ by_inputs.mT + per_species[species]
+        if messages is not None:
+            hidden = hidden + messages @ by_messages.mT
+        return self.compress[2](self.compress[1](hidden))
+
+    def folded(self, table: Tensor) -> list[Tensor]:
+        """What `tokens` multiplies by: (D, n_inputs), (species, D), (D, D) for messages, and its last weight and bias.
+
+        Args:
+            table: (species, d_pet) embedding of the neighbour that opens the first layer.
+        """
+        first, last = cast(nn.Linear, self.compress[0]), cast(nn.Linear, self.compress[2])
+        blocks = first.weight.split(self.edge_embedder.out_features, dim=1)
         constant = first.bias + blocks[0] @ self.edge_embedder.bias
         by_species = table if self.neighbor_embedder is None else self.neighbor_embedder.weight
+        # In the first layer the messages are embeddings too, so that nothing is left to multiply them by.
         per_species = by_species @ blocks[1].mT + constant
-        hidden = inputs @ (blocks[0] @ self.edge_embedder.weight).mT + per_species[species]
-        if messages is not None:
-            hidden = hidden + messages @ blocks[2].mT
-        return last(activation(hidden))
+        return [blocks[0] @ self.edge_embedder.weight, per_species, blocks[-1], last.weight, last.bias]
 
 
-class Readout(nn.Module):
-    """One target: per-atom numbers from the features of atoms and of their edges."""
-
-    def __init__(self, settings: PETSettings, size: int) -> None:
-        super().__init__()
-        hidden = settings.d_head
-        layers = range(settings.n_readouts)
-        self.node_heads = nn.ModuleList(nn.Sequential(mlp(settings.d_node, hidden, hidden), nn.SiLU()) for _ in layers)
-        self.edge_heads = nn.ModuleList(nn.Sequential(mlp(settings.d_pet, hidden, hidden), nn.SiLU()) for _ in layers)
-        self.node_last = nn.ModuleList(nn.Linear(hidden, size) for _ in layers)
-        self.edge_last = nn.ModuleList(nn.Linear(hidden, size) for _ in layers)
-
-    def forward(self, features: list[tuple[Tensor, Tensor]], edges: Edges) -> Tensor:
-        """Args:
-        features: (N, d_node) and (P, d_pet) of every layer that is read out.
-
-        Returns:
-            (N, size).
-        """
-        total = torch.zeros(())
-        for k, (node, edge) in enumerate(features):
-            by_edge = self.edge_last[k](self.edge_heads[k](edge)) * edges.factor[:, None]
-            by_node = self.node_last[k](self.node_heads[k](node))
-            total = total.to(by_node) + by_node.index_add(0, edges.batch.center, by_edge)
-        return total
-
-
-def attention_bias(edges: Edges) -> Tensor:
+def attention_bias(edges: Edges, layout: Layout) -> Tensor:
     """Logarithm of the weight of every key, (rows,): 0 for atoms, log of the factor for edges, -inf for padding."""
-    layout, n_atoms = edges.layout, edges.batch.n_atoms
+    n_atoms = edges.batch.n_atoms
     weights = torch.log(edges.factor.clamp(min=SMALLEST_WEIGHT))
     keys = torch.cat([weights.new_zeros(n_atoms), weights])
     padding = torch.full((layout.rows,), -torch.inf, dtype=keys.dtype, device=keys.device)

@@ -7,10 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from tumble.batch import Batch, has_volume, volume
-from tumble.models.pet.edges import Edges, edges_of
-from tumble.models.pet.layers import MessagePassing, Readout, attention_bias, gather, mlp
+from tumble.models.pet import engine
+from tumble.models.pet.conditioning import Conditioning
+from tumble.models.pet.edges import Edges, edges_of, layout_of
+from tumble.models.pet.heads import Readout
+from tumble.models.pet.layers import MessagePassing, attention_bias, gather, mlp
+from tumble.models.pet.long_range import LongRangeFeatures
+from tumble.models.pet.packing import Packing
 from tumble.models.pet.settings import PETSettings
-from tumble.potential import Model, Outputs
+from tumble.potential import Model, Outputs, weights_are_constant
+
+Features = list[tuple[Tensor, Tensor]]
+"""(N, d_node) and (P, d_pet) for every layer that is read out."""
 
 EXACT = ("offsets", "energy_scale", "force_scale", "stress_scale")
 
@@ -53,6 +61,7 @@ class PET(Model):
         self.register_buffer("force_scale", torch.ones(n, dtype=torch.float64))
         self.register_buffer("stress_scale", torch.ones((), dtype=torch.float64))
         self._build(n)
+        self._packing = Packing()
 
     def _build(self, n: int) -> None:
         settings, width = self.settings, self.settings.d_pet
@@ -65,6 +74,8 @@ class PET(Model):
         if settings.featurizer_type == "feedforward":
             self.combination_norms = nn.ModuleList(nn.LayerNorm(2 * width) for _ in layers)
             self.combination_mlps = nn.ModuleList(mlp(2 * width, 2 * width, width) for _ in layers)
+        self.system_conditioning = Conditioning(settings) if settings.system_conditioning else None
+        self.long_range_featurizer = LongRangeFeatures(settings) if settings.long_range.enable else None
         sizes = {"energy": 1}
         if settings.direct_forces:
             sizes["forces"] = 3
@@ -72,30 +83,87 @@ class PET(Model):
             sizes["stress"] = 9
         self.readouts = nn.ModuleDict({name: Readout(settings, size) for name, size in sizes.items()})
 
-    def forward(self, batch: Batch) -> Outputs:
-        """Per-atom energies (N,) eV and, where the model has such heads, direct forces (N, 3) and stress (S, 3, 3)."""
-        edges = edges_of(batch, self.settings)
+    def forward(self, batch: Batch, *, direct: bool = True) -> Outputs:
+        """Per-atom energies (N,) eV and, where the model has such heads, direct forces (N, 3) and stress (S, 3, 3).
+
+        Args:
+            batch: structures with the pairs within the cutoff.
+            direct: whether to evaluate the direct heads.
+        """
         kind = self.lookup[batch.numbers]
-        features = self.features(edges, kind)
-        energies = self.readouts["energy"](features, edges)[:, 0].double() * self.energy_scale
+        edges, condition = self._edges(batch, kind), self._condition(batch)
+        has_others = direct and len(self.readouts) > 1
+        if edges.graph is not None and not has_others and self.long_range_featurizer is None:
+            arguments = (self._inputs(edges), edges.factor, self._embedded(kind), condition, edges.graph)
+            return Outputs(self._scaled(engine.energies(*arguments, self._packing(self)), kind))
+        features = self._read(batch, edges, kind, condition)
         forces = stress = None
-        if "forces" in self.readouts:
+        if direct and "forces" in self.readouts:
             forces = self.readouts["forces"](features, edges)
             forces = forces * self.force_scale[kind, None].to(forces.dtype)
-        if "stress" in self.readouts:
+        if direct and "stress" in self.readouts:
             stress = self._stress(self.readouts["stress"](features, edges), batch)
-        return Outputs(energies + self.offsets[kind], forces, stress)
+        return Outputs(self._energies(features, edges, kind), forces, stress)
 
-    def features(self, edges: Edges, kind: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def last_layer_features(self, batch: Batch) -> Tensor:
+        """What the last linear layer of the energy sees of every atom, (N, n_last_features)."""
+        return self.energies_and_features(batch)[1]
+
+    def energies_and_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Per-atom energies (N,) eV and, from the same pass, `last_layer_features`."""
+        kind = self.lookup[batch.numbers]
+        edges = self._edges(batch, kind)
+        features = self._read(batch, edges, kind, self._condition(batch))
+        readout = cast(Readout, self.readouts["energy"])
+        return self._energies(features, edges, kind), readout.last_layer_features(features, edges)
+
+    def _energies(self, features: Features, edges: Edges, kind: Tensor) -> Tensor:
+        return self._scaled(self.readouts["energy"](features, edges)[:, 0], kind)
+
+    def _scaled(self, energies: Tensor, kind: Tensor) -> Tensor:
+        return energies.double() * self.energy_scale + self.offsets[kind]
+
+    def _edges(self, batch: Batch, kind: Tensor) -> Edges:
+        """The interacting pairs; with their graph if the engine is to compute on them.
+
+        It knows first derivatives by positions only, so it is not for whoever may want others.
+        """
+        is_final = weights_are_constant() or not torch.is_grad_enabled()
+        is_fast = is_final and engine.fits(self.settings, batch.vectors.dtype, batch.vectors.device)
+        if is_fast and engine.finds_edges(self.settings):
+            return engine.edges_of(batch, kind, self.settings)
+        edges = edges_of(batch, self.settings)
+        return edges._replace(graph=engine.graph_of(edges.batch, kind)) if is_fast else edges
+
+    def _condition(self, batch: Batch) -> Tensor | None:
+        return None if self.system_conditioning is None else self.system_conditioning(batch)
+
+    def _embedded(self, kind: Tensor) -> Tensor:
+        return cast(nn.Embedding, self.node_embedders[0]).weight.detach()[kind]
+
+    def _read(self, batch: Batch, edges: Edges, kind: Tensor, condition: Tensor | None) -> Features:
+        """The features that are read out, long range included."""
+        features = self.features(edges, kind, condition)
+        if self.long_range_featurizer is None:
+            return features
+        nodes = self.long_range_featurizer([node for node, _ in features], batch)
+        return [(node, edge) for node, (_, edge) in zip(nodes, features, strict=True)]
+
+    def features(self, edges: Edges, kind: Tensor, condition: Tensor | None = None) -> Features:
         """Features of atoms (N, d_node) and of pairs (P, d_pet), for every layer that is read out.
 
         Args:
             edges: the interacting pairs.
             kind: (N,) index of each atom's species.
+            condition: (N, d_node) what is added to the features of atoms after every message-passing layer.
         """
-        is_residual = self.settings.featurizer_type == "residual"
+        if edges.graph is not None:
+            arguments = (self._inputs(edges), edges.factor, self._embedded(kind), condition, edges.graph)
+            return [engine.trunk(*arguments, self._packing(self))]
         species = kind[edges.batch.neighbor]
-        inputs, bias, reverse = self._inputs(edges), attention_bias(edges), edges.batch.reverse
+        is_residual = self.settings.featurizer_type == "residual"
+        layout, reverse = layout_of(edges.batch), edges.batch.reverse
+        inputs, bias = self._inputs(edges), attention_bias(edges, layout)
         node, table = self.node_embedders[0](kind), self.edge_embedder.weight
         messages, opening = self.edge_embedder(species), None
         saved = []
@@ -103,7 +171,9 @@ class PET(Model):
             if is_residual:
                 node = self.node_embedders[layer](kind)
             edge = passing.tokens(opening, table, inputs, species)
-            node, edge = passing(node, edge, bias, edges.layout)
+            node, edge = passing(node, edge, bias, layout)
+            if condition is not None:
+                node = node + condition
             if is_residual:
                 saved.append((node, edge))
                 messages = 0.5 * (messages + gather(edge, reverse))
@@ -135,6 +205,16 @@ class PET(Model):
     def has_direct_forces(self) -> bool:
         """Whether there is a direct force head."""
         return self.settings.direct_forces
+
+    @property
+    def n_last_features(self) -> int:
+        """How many numbers the last linear layer of the energy sees of an atom."""
+        return 2 * self.settings.n_readouts * self.settings.d_head
+
+    @property
+    def sees_positions(self) -> bool:
+        """Long-range features need absolute positions and cells."""
+        return self.settings.long_range.enable
 
     def config(self) -> dict[str, object]:
         """Species and settings."""

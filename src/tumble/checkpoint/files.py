@@ -1,10 +1,9 @@
-"""Potentials as files: safetensors with a JSON card, no pickle. And the one place where names are resolved."""
+"""Potentials as files: safetensors with a JSON card, no pickle."""
 
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
+from tumble.checkpoint.names import resolve
 from tumble.models.pair import ZBL, LennardJones, Morse
-from tumble.models.pet import PET
+from tumble.models.pet import LLPR, PET
 from tumble.potential import Direct, Gradient, Model, Potential, Sum
 from tumble.rotations import Rotations
 from tumble.symmetry import Symmetrized
@@ -59,46 +59,41 @@ def save(potential: Potential, path: str | Path, card: Mapping[str, Any] | None 
 
 
 def load(
-    name_or_path: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    variant: str | None = None,
+    direct: bool = False,
 ) -> Potential:
     """A potential from its name or file.
 
     Args:
-        name_or_path: a packaged name (`packaged()` lists them), a .safetensors file, a PET .ckpt of metatrain, or
-            "ase:package.module:factory" for any ASE calculator.
+        name_or_path: a packaged name; a published PET, "pet-mad-s" or "pet-oam-xl@1.0.0"; a .safetensors file; a PET
+            .ckpt of metatrain; an exported .pt of metatomic; or "ase:package.module:factory" for any ASE calculator.
         device: "cpu", "cuda", …; None: cpu.
         dtype: torch.float32, "float64", …; None: what the file holds.
+        variant: of a file with several sets of heads, "pbe" for "energy/pbe"; None: the plain one, else the only one.
+        direct: forces and stress of the direct heads instead of the derivatives of the energy.
 
     Raises:
-        ValueError: the file is cut off, of another kind, or from a newer version.
+        ValueError: the file is cut off, of another kind, or from a newer version; no such variant; no direct head.
         FileNotFoundError: no such name or file.
+        ImportError: what the name or file needs is an extra that is not installed.
+        RuntimeError: a published model that is not in the cache, and no connection to the Hub.
     """
     name = str(name_or_path)
     if name.startswith("ase:"):
         from tumble.bridges.ase import from_spec
 
-        return from_spec(name.removeprefix("ase:"))
-    path = _path_of(name)
-    if path.suffix == ".ckpt":
-        from tumble.bridges import metatrain
-
-        potential = metatrain.load(path)
+        _refuse_variant(name, variant)
+        potential: Potential = from_spec(name.removeprefix("ase:"))
     else:
-        header = read_header(path)
-        with torch.random.fork_rng(devices=[]):  # random first weights must not use up the caller's random numbers
-            potential = _rebuild(header["recipe"])
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-        potential.to(next((t.dtype for t in tensors.values() if t.dtype == torch.float32), torch.float64))
-        potential.load_state_dict(tensors)
+        potential = _read(resolve(name), variant, direct)
+    if direct:
+        potential = _directly(potential)
     potential.requires_grad_(False)
     return potential.to(device=device or "cpu", dtype=_dtype(dtype) or potential.dtype)
-
-
-def packaged() -> dict[str, Path]:
-    """Potentials that come with the package: name and file."""
-    folder = Path(str(files("tumble"))) / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -127,17 +122,49 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
-def _path_of(name: str) -> Path:
-    if name in packaged():
-        return packaged()[name]
-    path = Path(name)
-    if not path.is_file():
-        known = ", ".join(packaged()) or "none"
-        raise FileNotFoundError(
-            f"there is no potential {name!r}: neither a packaged name ({known}) nor a file. "
-            'Give a .safetensors or .ckpt file, a packaged name, or "ase:package.module:factory".'
+def _read(path: Path, variant: str | None, direct: bool) -> Potential:
+    """The potential of a file; `direct` is seen to here only where the file itself must know of it."""
+    if path.suffix == ".ckpt":
+        from tumble.bridges import metatrain
+
+        return metatrain.load(path, variant=variant)
+    if path.suffix == ".pt":
+        from tumble.bridges import metatomic
+
+        return metatomic.Metatomic(path, variant=variant, direct=direct)
+    _refuse_variant(str(path), variant)
+    header = read_header(path)
+    with torch.random.fork_rng(devices=[]):  # random first weights must not use up the caller's random numbers
+        potential = _rebuild(header["recipe"])
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+    if tensors:
+        potential.to(next((t.dtype for t in tensors.values() if t.dtype == torch.float32), torch.float64))
+    potential.load_state_dict(tensors)
+    return potential
+
+
+def _refuse_variant(name: str, variant: str | None) -> None:
+    if variant is not None:
+        raise ValueError(
+            f"the variant {variant!r} was asked for, and {name} holds one set of heads; only .ckpt and .pt files may "
+            "hold several. Leave the variant out."
         )
-    return path
+
+
+def _directly(potential: Potential) -> Potential:
+    """The same weights, answering with their direct heads; parts without a learned model stay what they are."""
+    if not potential.is_conservative:
+        return potential
+    if isinstance(potential, Gradient) and not isinstance(potential.model, PET):
+        return potential
+    if isinstance(potential, Gradient | LLPR):
+        return Direct(potential.model)
+    if isinstance(potential, Sum):
+        return Sum(*(_directly(part) for part in potential.parts))  # type: ignore[arg-type]
+    if isinstance(potential, Symmetrized):
+        return Symmetrized(_directly(potential.inner), potential.rotations)
+    raise ValueError(f"a {type(potential).__name__} has no direct heads. Load it with direct=False.")
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -156,12 +183,17 @@ def _recipe(potential: Potential) -> dict[str, Any]:
         if model not in MODELS:
             raise ValueError(f"a {model} cannot be saved: only {', '.join(MODELS)} can be rebuilt from a file.")
         return {"kind": kind, "model": model, "config": potential.model.config()}
+    if isinstance(potential, LLPR):
+        made_of = {"model": "PET", "config": potential.model.config(), "n_members": len(potential.members)}
+        return {"kind": kind, **made_of}
     if isinstance(potential, Sum):
         return {"kind": kind, "parts": [_recipe(part) for part in potential.parts]}  # type: ignore[arg-type]
     if isinstance(potential, Symmetrized):
         return {"kind": kind, "inner": _recipe(potential.inner), "rotations": potential.rotations.name}
     if spec := getattr(potential, "spec", None):
         return {"kind": "Foreign", "spec": spec}
+    if reference := getattr(potential, "reference", None):
+        return {"kind": "Metatomic", **reference}
     raise ValueError(
         f"a {kind} cannot be saved: nothing says how to rebuild it. "
         'Load it by an "ase:package.module:factory" name, then symmetrize and save that.'
@@ -174,6 +206,8 @@ def _rebuild(recipe: Mapping[str, Any]) -> Potential:
             return Gradient(MODELS[recipe["model"]](**recipe["config"]))
         case "Direct":
             return Direct(MODELS[recipe["model"]](**recipe["config"]))
+        case "LLPR":
+            return LLPR(PET(**recipe["config"]), recipe["n_members"])
         case "Sum":
             return Sum(*(_rebuild(part) for part in recipe["parts"]))
         case "Symmetrized":
@@ -182,6 +216,10 @@ def _rebuild(recipe: Mapping[str, Any]) -> Potential:
             from tumble.bridges.ase import from_spec
 
             return from_spec(recipe["spec"])
+        case "Metatomic":
+            from tumble.bridges.metatomic import from_reference
+
+            return from_reference(recipe)
         case other:
             raise ValueError(
                 f"the file describes a {other!r}, which this version does not know. Install a newer tumble."
