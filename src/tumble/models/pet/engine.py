@@ -44,7 +44,7 @@ class Workspace:
         self._kept: list[Tensor] = []
 
     def take(self, size: int, like: Tensor) -> Tensor:
-        """At least this many numbers of that type, whatever they are; nobody else has them until they are given back."""
+        """At least this many numbers of that type, whatever they are, for nobody else until they are given back."""
         kept = self._kept.pop() if self._kept else None
         if kept is not None and kept.dtype == like.dtype and size <= len(kept) <= 2 * size + 2**20:
             return kept
@@ -234,17 +234,16 @@ class _Trunk(torch.autograd.Function):
         condition: Tensor | None,
         graph: Graph,
         weights: Weights,
-        has_head: bool,
     ) -> tuple[Tensor, ...]:
         inputs, factor = inputs.contiguous(), factor.contiguous()
-        shape = _shape(graph, weights, has_head)
+        shape = _shape(graph, weights)
         workspace = weights.workspace.take(_library().workspace(ctypes.byref(shape)), inputs)
         features = torch.empty_like(node), inputs.new_empty((shape.n_pairs, shape.width))
-        numbers = inputs.new_empty(shape.n_atoms) if has_head else None
+        numbers = inputs.new_empty(shape.n_atoms) if weights.has_head else None
         condition = None if condition is None else condition.contiguous()
         data = [inputs, factor, node.contiguous(), condition]
         _call("forward", shape, graph, weights, workspace, data, [*features, numbers])
-        ctx.kept = (inputs, factor, graph, weights, workspace, has_head)
+        ctx.kept = (inputs, factor, graph, weights, workspace)
         return features if numbers is None else (numbers,)
 
     @staticmethod
@@ -254,22 +253,21 @@ class _Trunk(torch.autograd.Function):
                 "the engine was asked for the same derivative twice, or for a second one; it gives one, once. "
                 "Put the potential into training mode, where every derivative exists."
             )
-        inputs, factor, graph, weights, workspace, has_head = ctx.kept
+        inputs, factor, graph, weights, workspace = ctx.kept
         ctx.kept = None
-        shape = _shape(graph, weights, has_head)
+        shape = _shape(graph, weights)
         atoms, pairs, width = shape.n_atoms, shape.n_pairs, shape.width
         of_inputs, of_factor = torch.zeros_like(inputs), torch.zeros_like(factor)
-        if has_head:
+        seeds, features = None, [slope.clone(memory_format=torch.contiguous_format) for slope in slopes]
+        if weights.has_head:
             seeds, features = (
                 slopes[0].contiguous(),
-                (inputs.new_empty(atoms, shape.d_node), inputs.new_empty(pairs, width)),
+                [inputs.new_empty(atoms, shape.d_node), inputs.new_empty(pairs, width)],
             )
-        else:
-            seeds, features = None, tuple(slope.clone(memory_format=torch.contiguous_format) for slope in slopes)
         out = (*features, of_inputs, of_factor, inputs.new_empty(pairs * width + atoms * 4 * width))
         _call("backward", shape, graph, weights, workspace, [inputs, factor, seeds], out)
         weights.workspace.give(workspace)
-        return of_inputs, of_factor, None, None, None, None, None
+        return of_inputs, of_factor, None, None, None, None
 
 
 def _starts(batch: Batch) -> Tensor:
@@ -283,8 +281,8 @@ def _library() -> Any:
     return library
 
 
-def _shape(graph: Graph, weights: Weights, has_head: bool) -> _Shape:
-    numbers = weights.shape | {"d_head": weights.shape["d_head"] if has_head else 0}
+def _shape(graph: Graph, weights: Weights) -> _Shape:
+    numbers = weights.shape | {"d_head": weights.shape["d_head"] if weights.has_head else 0}
     return _Shape(
         n_atoms=len(graph.starts) - 1,
         n_pairs=len(graph.reverse),

@@ -41,7 +41,7 @@ class Packing:
 
 
 def packed(trunk: nn.Module, settings: PETSettings) -> Weights:
-    """What `Weights` of native/memory.h lists, in that order: matrices packed both ways, vectors and tables as they are."""
+    """What `Weights` of native/memory.h lists, in that order: matrices packed both ways, the rest as it is."""
     embedding = cast(nn.Embedding, trunk.edge_embedder).weight
     tensors = [embedding]
     gnn_layers = cast(Iterable[MessagePassing], trunk.gnn_layers)
