@@ -66,6 +66,16 @@ class Model(nn.Module, ABC):
     def forward(self, batch: Batch) -> Outputs:
         """Per-atom energies and direct heads of a batch whose vectors may require a gradient."""
 
+    def slopes(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Per-atom energies (N,) eV and the derivative of their sum by the vectors (P, 3), differentiable again.
+
+        None, as here, where a model has no faster way to them than autograd.
+
+        Args:
+            batch: what `differentiable` returned.
+        """
+        return None
+
     @property
     def sees_positions(self) -> bool:
         """Whether it also looks at positions and cells: a sum over everything, near and far, cannot do without."""
@@ -139,8 +149,13 @@ class Gradient(Potential):
         check_species(self.species, batch)
         with torch.enable_grad(), constant_weights(not self.training):
             seen = differentiable(batch, positions=self.model.sees_positions)
-            outputs = self.model(seen)
-            forces, stress = derivatives(outputs.energies.sum(), seen, create_graph=self.training)
+            known = self.model.slopes(seen) if self.training else None
+            if known is None:
+                outputs = self.model(seen)
+                forces, stress = derivatives(outputs.energies.sum(), seen, create_graph=self.training)
+            else:
+                outputs = Outputs(known[0])
+                forces, stress = _forces_and_stress(known[1], (), seen)
         energy = _per_structure(outputs.energies, batch)
         if not self.training:
             energy, outputs = energy.detach(), _detached(outputs)
@@ -357,18 +372,25 @@ def derivatives(energy: Tensor, batch: Batch, *, create_graph: bool = False) -> 
     # An isolated atom has no pair, hence an energy without a gradient; zero is then the exact answer.
     total = energy + sum(0.0 * leaf.sum() for leaf in leaves)
     slope, *others = torch.autograd.grad(total, leaves, create_graph=create_graph)
-    vectors, positions, cell = (
-        one if create_graph else one.detach() for one in (batch.vectors, batch.positions, batch.cell)
-    )
+    return _forces_and_stress(slope, others, batch if create_graph else _constant(batch))
+
+
+def _forces_and_stress(slope: Tensor, others: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    """Forces and stress from the derivatives by the vectors and, where a model sees them, by positions and cells."""
     forces = torch.zeros_like(batch.positions, requires_grad=False)
     forces = forces.index_add(0, batch.center, slope).index_add(0, batch.neighbor, -slope)
-    virial = _outer_sum(vectors, slope, batch.center, batch)
+    virial = _outer_sum(batch.vectors, slope, batch.center, batch)
     if others:
         of_positions, of_cell = others
         forces = forces - of_positions
-        atoms = torch.arange(batch.n_atoms, device=positions.device)
-        virial = virial + _outer_sum(positions, of_positions, atoms, batch) + cell.mT @ of_cell
+        atoms = torch.arange(batch.n_atoms, device=batch.positions.device)
+        virial = virial + _outer_sum(batch.positions, of_positions, atoms, batch) + batch.cell.mT @ of_cell
     return forces, _stress((virial + virial.mT) / 2, batch)
+
+
+def _constant(batch: Batch) -> Batch:
+    """The batch without gradients."""
+    return batch._replace(vectors=batch.vectors.detach(), positions=batch.positions.detach(), cell=batch.cell.detach())
 
 
 def _outer_sum(left: Tensor, right: Tensor, atom: Tensor, batch: Batch) -> Tensor:

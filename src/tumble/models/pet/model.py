@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from tumble.batch import Batch, has_volume, volume
-from tumble.models.pet import engine
+from tumble.models.pet import engine, training
 from tumble.models.pet.conditioning import Conditioning
 from tumble.models.pet.edges import Edges, edges_of, layout_of
 from tumble.models.pet.heads import Readout
 from tumble.models.pet.layers import MessagePassing, attention_bias, gather, mlp
 from tumble.models.pet.long_range import LongRangeFeatures
-from tumble.models.pet.packing import Packing
+from tumble.models.pet.packing import Packing, folded
 from tumble.models.pet.settings import PETSettings
 from tumble.potential import Model, Outputs, weights_are_constant
 
@@ -104,6 +104,21 @@ class PET(Model):
         if direct and "stress" in self.readouts:
             stress = self._stress(self.readouts["stress"](features, edges), batch)
         return Outputs(self._energies(features, edges, kind), forces, stress)
+
+    def slopes(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Per-atom energies (N,) eV and the derivative of their sum by the vectors (P, 3) eV/Å, if `training` fits."""
+        plain = len(self.readouts) == 1 and self.long_range_featurizer is None
+        if not (plain and training.fits(self.settings, batch.vectors.dtype, batch.vectors.device)):
+            return None
+        kind = self.lookup[batch.numbers]
+        edges, condition = edges_of(batch, self.settings), self._condition(batch)
+        inputs, node = self._inputs(edges), self.node_embedders[0](kind)
+        graph, weights = engine.graph_of(edges.batch, kind), folded(self, self.settings)
+        arguments = (inputs, edges.factor, node, condition, graph, weights, self.settings, self._packing.for_training)
+        energies, *above = training.slopes(*arguments)
+        above = [slope * self.energy_scale.to(slope.dtype) for slope in above]
+        (slope,) = torch.autograd.grad([inputs, edges.factor], batch.vectors, above, create_graph=True)
+        return self._scaled(energies, kind), slope
 
     def last_layer_features(self, batch: Batch) -> Tensor:
         """What the last linear layer of the energy sees of every atom, (N, n_last_features)."""

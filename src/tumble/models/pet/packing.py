@@ -1,7 +1,7 @@
 """The weights of a PET trunk as the engine reads them: folded, scaled and in its order."""
 
 from collections.abc import Iterable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,12 @@ from tumble.models.pet.layers import FeedForward, MessagePassing, Transformer
 from tumble.models.pet.settings import PETSettings
 
 
+class Matrix(NamedTuple):
+    """A weight matrix (out, in) that the engine multiplies by."""
+
+    weight: Tensor
+
+
 class Packing:
     """The packed weights of one trunk; packed again only when a weight has changed."""
 
@@ -21,6 +27,7 @@ class Packing:
         self._of: tuple[tuple[int, int], ...] = ()
         self._weights: Weights | None = None
         self._parameters: tuple[nn.Parameter, ...] = ()
+        self.for_training = Workspace()
 
     def __call__(self, trunk: nn.Module) -> Weights:
         """Weights of the modules `edge_embedder`, `gnn_layers`, `combination_*` and `readouts` of a PET."""
@@ -42,18 +49,14 @@ class Packing:
 
 def packed(trunk: nn.Module, settings: PETSettings) -> Weights:
     """What `Weights` of native/memory.h lists, in that order: matrices packed both ways, the rest as it is."""
-    embedding = cast(nn.Embedding, trunk.edge_embedder).weight
-    tensors = [embedding]
-    gnn_layers = cast(Iterable[MessagePassing], trunk.gnn_layers)
-    norms, mlps = cast(nn.ModuleList, trunk.combination_norms), cast(nn.ModuleList, trunk.combination_mlps)
-    for passing, norm, mlp in zip(gnn_layers, norms, mlps, strict=True):
-        by_inputs, table, by_messages, last, bias = passing.folded(embedding)
-        tensors += [*engine.pack(by_inputs), table, *engine.pack(by_messages), *engine.pack(last), bias]
-        for layer in cast(Iterable[Transformer], passing.layers):
-            tensors += _transform(layer, settings)
-        tensors += _combination(cast(nn.LayerNorm, norm), cast(nn.Sequential, mlp))
-    readout = cast(Readout, cast(nn.ModuleDict, trunk.readouts)["energy"])
-    tensors += _head(readout.node_heads, readout.node_last) + _head(readout.edge_heads, readout.edge_last)
+    return pack(folded(trunk, settings), settings, Workspace())
+
+
+def pack(weights: Iterable[Matrix | Tensor], settings: PETSettings, workspace: Workspace) -> Weights:
+    """The engine's weights from folded ones."""
+    tensors: list[Tensor] = []
+    for one in weights:
+        tensors += engine.pack(one.weight.detach()) if isinstance(one, Matrix) else [one.detach().contiguous()]
     shape = {
         "width": settings.d_pet,
         "d_node": settings.d_node,
@@ -65,50 +68,65 @@ def packed(trunk: nn.Module, settings: PETSettings) -> Weights:
         "is_wide": int(settings.d_node != settings.d_pet),
         "d_head": settings.d_head,
     }
-    tensors = [one.detach().contiguous() for one in tensors]
-    return Weights(tuple(tensors), shape, torch.finfo(embedding.dtype).eps, Workspace())
+    return Weights(tuple(tensors), shape, torch.finfo(tensors[0].dtype).eps, workspace)
 
 
-def _transform(layer: Transformer, settings: PETSettings) -> list[Tensor]:
+def folded(trunk: nn.Module, settings: PETSettings) -> list[Matrix | Tensor]:
+    """The weights in the engine's order, with all that can be multiplied beforehand; differentiable."""
+    embedding = cast(nn.Embedding, trunk.edge_embedder).weight
+    parts: list[Matrix | Tensor] = [embedding]
+    gnn_layers = cast(Iterable[MessagePassing], trunk.gnn_layers)
+    norms, mlps = cast(nn.ModuleList, trunk.combination_norms), cast(nn.ModuleList, trunk.combination_mlps)
+    for passing, norm, mlp in zip(gnn_layers, norms, mlps, strict=True):
+        by_inputs, table, by_messages, last, bias = passing.folded(embedding)
+        parts += [Matrix(by_inputs), table, Matrix(by_messages), Matrix(last), bias]
+        for layer in cast(Iterable[Transformer], passing.layers):
+            parts += _transform(layer, settings)
+        parts += _combination(cast(nn.LayerNorm, norm), cast(nn.Sequential, mlp))
+    readout = cast(Readout, cast(nn.ModuleDict, trunk.readouts)["energy"])
+    return parts + _head(readout.node_heads, readout.node_last) + _head(readout.edge_heads, readout.edge_last)
+
+
+def _transform(layer: Transformer, settings: PETSettings) -> list[Matrix | Tensor]:
     """Attention and feedforward weights, the norms' gains inside; heads fastest among queries, keys and values."""
     attention, width = layer.attention, settings.d_pet
     order = torch.arange(width).view(settings.num_heads, -1).mT.reshape(-1)
     weight = attention.input_linear.weight * _gain(layer.norm_attention)
     parts, biases = weight.view(3, width, width)[:, order], attention.input_linear.bias.view(3, width)[:, order]
     scales = weight.new_tensor([attention.scale, 1.0, 1.0])
-    tensors = [
-        *engine.pack((parts * scales[:, None, None]).reshape(3 * width, width)),
+    tensors: list[Matrix | Tensor] = [
+        Matrix((parts * scales[:, None, None]).reshape(3 * width, width)),
         (biases * scales[:, None]).reshape(-1),
-        *engine.pack(attention.output_linear.weight[:, order]),
+        Matrix(attention.output_linear.weight[:, order]),
         attention.output_linear.bias,
         *_feedforward(layer.mlp, layer.norm_mlp),
     ]
     if layer.has_wide_node:
         for linear in (layer.center_contraction, layer.center_expansion):
-            tensors += [*engine.pack(linear.weight), linear.bias]
+            tensors += [Matrix(linear.weight), linear.bias]
         tensors += _feedforward(layer.center_mlp, layer.norm_center_features)
     return tensors
 
 
-def _feedforward(mlp: FeedForward, norm: nn.Module) -> list[Tensor]:
-    first = engine.pack(mlp.w_in.weight * _gain(norm))
-    return [*first, mlp.w_in.bias, *engine.pack(mlp.w_out.weight), mlp.w_out.bias]
+def _feedforward(mlp: FeedForward, norm: nn.Module) -> list[Matrix | Tensor]:
+    first = Matrix(mlp.w_in.weight * _gain(norm))
+    return [first, mlp.w_in.bias, Matrix(mlp.w_out.weight), mlp.w_out.bias]
 
 
-def _combination(norm: nn.LayerNorm, mlp: nn.Sequential) -> list[Tensor]:
+def _combination(norm: nn.LayerNorm, mlp: nn.Sequential) -> list[Matrix | Tensor]:
     """The first map of both directions as maps of their half sum and half difference; see `combine` in trunk.h."""
     first, last = cast(nn.Linear, mlp[0]), cast(nn.Linear, mlp[2])
     own, other = (first.weight * norm.weight).chunk(2, dim=1)
     constant = first.bias + first.weight @ norm.bias
-    matrices = [*engine.pack((own + other) / 2), *engine.pack((own - other) / 2)]
-    return [*matrices, (own + other).sum(1), constant, *engine.pack(last.weight), last.bias]
+    matrices: list[Matrix | Tensor] = [Matrix((own + other) / 2), Matrix((own - other) / 2)]
+    return [*matrices, (own + other).sum(1), constant, Matrix(last.weight), last.bias]
 
 
-def _head(heads: nn.ModuleList, lasts: nn.ModuleList) -> list[Tensor]:
+def _head(heads: nn.ModuleList, lasts: nn.ModuleList) -> list[Matrix | Tensor]:
     """The only layer's: two linear maps with SiLU after each, and the last one to a number."""
     first, _, second = cast(Iterable[nn.Linear], cast(nn.Sequential, heads[0])[0])
     last = cast(nn.Linear, lasts[0])
-    return [*engine.pack(first.weight), first.bias, *engine.pack(second.weight), second.bias, last.weight, last.bias]
+    return [Matrix(first.weight), first.bias, Matrix(second.weight), second.bias, last.weight, last.bias]
 
 
 def _gain(norm: nn.Module) -> Tensor:
