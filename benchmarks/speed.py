@@ -68,7 +68,8 @@ def header(plan: Plan) -> list[str]:
         f"{datetime.now(UTC):%Y-%m-%d}, {plan.machine}, {plan.device}, float32. {versions}.",
         "",
         f"Medians of {plan.repeats} interleaved rounds of {os.environ[VARIABLE]} time; a ratio is the median of the "
-        "rounds' ratios, its quartiles in brackets. Written by `benchmarks/speed.py`.",
+        "rounds' ratios, its quartiles in brackets; where they are far apart it is unsteady, because "
+        "something else used the machine, and says nothing. Written by `benchmarks/speed.py`.",
     ]
 
 

@@ -83,7 +83,8 @@ def test_the_floor_is_all_operations_at_the_rate_of_the_linear_maps() -> None:
 def test_a_ratio_is_the_median_over_rounds() -> None:
     ratio = Ratio.of([2.0, 30.0, 8.0, 5.0, 100.0], [1.0, 10.0, 2.0, 1.0, 10.0])
     assert ratio == Ratio(4.0, 3.0, 5.0)
-    assert str(ratio) == "4.00 (3.00–5.00)"
+    assert str(ratio) == "unsteady 4.00 (3.00–5.00)"
+    assert str(Ratio(4.0, 3.9, 4.2)) == "4.00 (3.90–4.20)"
     assert Ratio.of([6.0], [2.0]) == Ratio(3.0, 3.0, 3.0)
     with pytest.raises(ValueError, match="a ratio of 2 rounds to 1 rounds"):
         Ratio.of([1.0, 2.0], [1.0])

@@ -3,7 +3,10 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
+
+STEADY: Final = 1.3
+"""Upper over lower quartile, above which something else used the machine."""
 
 
 @final
@@ -34,8 +37,14 @@ class Ratio:
         low, middle, high = _quartiles(ratios)
         return cls(middle, low, high)
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether the rounds agree well enough for the median to be quoted."""
+        return self.high <= STEADY * self.low
+
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
+        mark = "" if self.is_steady else "unsteady "
+        return f"{mark}{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
 
 
 def _quartiles(ordered: Sequence[float]) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ from tumble.models.pet.edges import Edges, edges_of, layout_of
 from tumble.models.pet.heads import Readout
 from tumble.models.pet.layers import MessagePassing, attention_bias, gather, mlp
 from tumble.models.pet.long_range import LongRangeFeatures
-from tumble.models.pet.packing import Packing, folded
+from tumble.models.pet.packing import Packing, folded, pack
 from tumble.models.pet.settings import PETSettings
 from tumble.potential import Model, Outputs, weights_are_constant
 
@@ -114,7 +114,8 @@ class PET(Model):
         edges, condition = edges_of(batch, self.settings), self._condition(batch)
         inputs, node = self._inputs(edges), self.node_embedders[0](kind)
         graph, weights = engine.graph_of(edges.batch, kind), folded(self, self.settings)
-        arguments = (inputs, edges.factor, node, condition, graph, weights, self.settings, self._packing.for_training)
+        packed = pack(weights, self.settings, self._packing.for_training)
+        arguments = (inputs, edges.factor, node, condition, graph, weights, packed)
         energies, *above = training.slopes(*arguments)
         above = [slope * self.energy_scale.to(slope.dtype) for slope in above]
         (slope,) = torch.autograd.grad([inputs, edges.factor], batch.vectors, above, create_graph=True)

@@ -19,7 +19,7 @@ from tumble import native
 from tumble.models.pet import engine
 from tumble.models.pet.edges import Graph
 from tumble.models.pet.engine import SUFFIX, Weights, Workspace
-from tumble.models.pet.packing import Matrix, pack
+from tumble.models.pet.packing import Matrix
 from tumble.models.pet.settings import PETSettings
 
 SOURCE = Path(__file__).parent / "native" / "training.cpp"
@@ -50,8 +50,7 @@ def slopes(
     condition: Tensor | None,
     graph: Graph,
     folded: Sequence[Matrix | Tensor],
-    settings: PETSettings,
-    workspace: Workspace,
+    weights: Weights,
 ) -> Slopes:
     """Energies and slopes, once differentiable by everything.
 
@@ -62,13 +61,11 @@ def slopes(
         condition: (N, d_node) added to every atom after each layer, or None.
         graph: who neighbours whom.
         folded: what `packing.folded` gives.
-        settings: the shape of the model.
-        workspace: memory that one step hands on to the next.
+        weights: the same, by `pack`.
     """
-    weights = pack(folded, settings, workspace)
     plain = [one.weight if isinstance(one, Matrix) else one for one in folded]
     kinds = tuple(isinstance(one, Matrix) for one in folded)
-    return Slopes(*_Slopes.apply(inputs, factor, node, condition, graph, weights, kinds, *plain))
+    return Slopes(*_Slopes.apply(inputs, factor, node, condition, (graph, weights, kinds), *plain))
 
 
 class _Lease:
@@ -89,11 +86,10 @@ class _Slopes(torch.autograd.Function):
         factor: Tensor,
         node: Tensor,
         condition: Tensor | None,
-        graph: Graph,
-        weights: Weights,
-        are_matrices: tuple[bool, ...],
+        net: tuple[Graph, Weights, tuple[bool, ...]],
         *folded: Tensor,
     ) -> tuple[Tensor, ...]:
+        graph, weights, are_matrices = net
         inputs, factor = inputs.detach().contiguous(), factor.detach().contiguous()
         shape = engine._shape(graph, weights._replace(has_head=True))
         atoms, pairs, width, d_node = shape.n_atoms, shape.n_pairs, shape.width, shape.d_node
@@ -103,7 +99,7 @@ class _Slopes(torch.autograd.Function):
         condition = None if condition is None else condition.detach().contiguous()
         answer = inputs.new_empty(atoms), torch.zeros_like(inputs), torch.zeros_like(factor)
         data = [inputs, factor, node.detach().contiguous(), condition]
-        _call("first", shape, graph, weights, (), lease.memory, data, [*answer, lease.memory[2 * size :]])
+        _call("first", shape, (graph, weights), (), lease.memory, data, [*answer, lease.memory[2 * size :]])
         ctx.kept = (inputs, factor, graph, weights, lease, 2 * size, condition is not None)
         ctx.are_matrices, ctx.shapes = are_matrices, [one.shape for one in folded]
         return answer
@@ -127,11 +123,11 @@ class _Slopes(torch.autograd.Function):
         scratch = lease.memory[place:]
         data = [inputs, factor, *along, seeds]
         out = [of_inputs, of_factor, of_condition, scratch]
-        _call("second", shape, graph, weights, learned, lease.memory, data, out)
+        _call("second", shape, (graph, weights), learned, lease.memory, data, out)
         of_node = scratch[atoms * d_node : 2 * atoms * d_node].view(atoms, d_node).clone()
         summed = gradients[0] if shape.n_threads == 1 else gradients.sum(0)
         parts = _cut(summed, starts, ctx.shapes, ctx.are_matrices)
-        return of_inputs, of_factor, of_node, of_condition, None, None, None, *parts
+        return of_inputs, of_factor, of_node, of_condition, None, *parts
 
 
 def _places(shapes: Iterable[torch.Size]) -> tuple[list[int], int]:
@@ -162,13 +158,13 @@ def _library() -> Any:
 def _call(
     name: str,
     shape: Any,
-    graph: Graph,
-    weights: Weights,
+    net: tuple[Graph, Weights],
     gradients: Sequence[Any],
     workspace: Tensor,
     data: Sequence[Tensor | None],
     out: Sequence[Tensor | None],
 ) -> None:
+    graph, weights = net
     where = engine._Where(*(part.data_ptr() for part in graph))
     learned = (engine._addresses(gradients[1:]), ctypes.c_int64(gradients[0])) if gradients else ()
     failed = getattr(_library(), name + SUFFIX[workspace.dtype])(
