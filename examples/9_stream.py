@@ -7,7 +7,8 @@ from ase.build import bulk
 
 from tumble.jobs.predict import predict_files
 from tumble.models.pair import LennardJones
-from tumble.potential import Gradient, stream
+from tumble.packs import stream
+from tumble.potential import Gradient
 
 argon = Gradient(LennardJones(0.0104, 3.4))
 

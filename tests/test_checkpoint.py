@@ -14,7 +14,8 @@ from tumble import checkpoint
 from tumble.batch import Batch, Properties
 from tumble.models.pair import ZBL, LennardJones, Morse
 from tumble.models.pet import LLPR, PET, LongRange, PETSettings
-from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, collate_for
 from tumble.rotations import Rotations
 from tumble.symmetry import Symmetrized
 

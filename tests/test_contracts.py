@@ -11,7 +11,8 @@ from tumble.batch import Batch, Properties, to_atoms
 from tumble.bridges.ase import Calculator, Foreign
 from tumble.models.pair import ZBL, LennardJones, Morse
 from tumble.models.pet import LLPR, PET
-from tumble.potential import Gradient, Model, Outputs, Potential, Sum, predict
+from tumble.packs import predict
+from tumble.potential import Gradient, Model, Outputs, Potential, Sum
 from tumble.symmetry import symmetrize
 from tumble.testing import MODEL_CONTRACTS, POTENTIAL_CONTRACTS, check_bridge, check_model, check_potential, structures
 

@@ -10,7 +10,8 @@ from analytic import dimer, lopsided, polar, quartic, skewed_dimer
 from tumble.crystal import check_resolution, point_operations
 from tumble.models.pair import LennardJones
 from tumble.orbit import Orbit, mean_over
-from tumble.potential import Gradient, Potential, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Gradient, Potential, collate_for
 from tumble.rotations import GENERIC, Rotations
 from tumble.symmetry import symmetrize
 

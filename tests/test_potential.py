@@ -12,7 +12,8 @@ from torch import nn
 
 from tumble.batch import Batch, Properties, collate
 from tumble.models.pair import ZBL, LennardJones, Morse
-from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, collate_for, predict, stream
+from tumble.packs import predict, stream
+from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, collate_for
 from tumble.testing import structures
 
 

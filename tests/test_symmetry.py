@@ -10,7 +10,8 @@ from tumble.batch import collate
 from tumble.crystal import point_operations
 from tumble.models.pair import LennardJones
 from tumble.orbit import Orbit, mean_over
-from tumble.potential import Direct, Gradient, Potential, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Direct, Gradient, Potential, collate_for
 from tumble.rotations import Rotations
 from tumble.symmetry import Symmetrized, symmetrize
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from tumble.jobs.audit import AuditResult, AuditSettings, audit
     from tumble.jobs.train import TrainResult, TrainSettings, train
     from tumble.orbit import Orbit
+    from tumble.packs import predict
     from tumble.page import report
-    from tumble.potential import Direct, Gradient, Model, Potential, Sum, predict
+    from tumble.potential import Direct, Gradient, Model, Potential, Sum
     from tumble.results import Result, Settings, load_result
     from tumble.rotations import Rotations
     from tumble.symmetry import Symmetrized, symmetrize
@@ -68,8 +69,9 @@ _HOMES = {
     "jobs.audit": ("AuditResult", "AuditSettings", "audit"),
     "jobs.train": ("TrainResult", "TrainSettings", "train"),
     "orbit": ("Orbit",),
+    "packs": ("predict",),
     "page": ("report",),
-    "potential": ("Direct", "Gradient", "Model", "Potential", "Sum", "predict"),
+    "potential": ("Direct", "Gradient", "Model", "Potential", "Sum"),
     "results": ("Result", "Settings", "load_result"),
     "rotations": ("Rotations",),
     "symmetry": ("Symmetrized", "symmetrize"),

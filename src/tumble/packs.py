@@ -1,10 +1,12 @@
-"""Pack: as many structures as one call of a potential takes. They are searched ahead, and split where memory ends."""
+"""predict(): structures in packs, as many as one call takes; searched ahead, and split where memory ends."""
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
+from time import monotonic
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,6 +15,8 @@ from ase import Atoms
 
 from tumble import neighbors
 from tumble.batch import Batch, Properties, assemble, check, split
+from tumble.potential import Potential, check_species
+from tumble.results import Progress
 
 PAIRS_ON_CPU: Final = 10_000
 PAIRS_ON_GPU: Final = 200_000
@@ -35,6 +39,75 @@ class Pack(NamedTuple):
     atoms: list[Atoms]
     names: list[str]
     batch: Batch
+
+
+def predict(
+    potential: Potential,
+    atoms: Atoms | Iterable[Atoms],
+    *,
+    pairs_per_batch: int | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> list[Properties]:
+    """Energy, forces and stress of each structure.
+
+    Args:
+        potential: any Potential.
+        atoms: one structure or many, also an iterator.
+        pairs_per_batch: pairs in one batch; None: what suits the device. A structure with more stands alone.
+        tell: called as the work goes on, with the number of structures.
+
+    Returns:
+        One Properties per structure, CPU tensors: energy () eV, forces (n, 3) eV/Å, stress (3, 3) eV/Å³ or None.
+
+    Raises:
+        ValueError: an unknown element, or a structure that `collate` refuses.
+        RuntimeError: a structure that does not fit into memory, alone in a batch.
+    """
+    structures = [atoms] if isinstance(atoms, Atoms) else atoms
+    return [answer for _, answer in stream(potential, structures, pairs_per_batch=pairs_per_batch, tell=tell)]
+
+
+def stream(
+    potential: Potential,
+    atoms: Iterable[Atoms],
+    *,
+    pairs_per_batch: int | None = None,
+    tell: Callable[[Progress], None] = lambda progress: None,
+    name: Callable[[int], str] = "structure {}".format,
+) -> Iterator[tuple[Atoms, Properties]]:
+    """As `predict`, for any number of structures: they are taken as they are needed and answered as they come.
+
+    While one batch is computed, a thread reads and searches the next; so few batches are in memory, however many
+    structures there are. A batch that does not fit into memory is split in two, and those after it too.
+
+    Args:
+        potential: any Potential.
+        atoms: structures; an iterator runs in the thread.
+        pairs_per_batch: as in `predict`.
+        tell: called after each batch, with the number of structures; their total is 0 where it is not known.
+        name: what errors call the structure of this index.
+
+    Yields:
+        Each structure (a copy if `atoms` is no list) with its Properties, in the order given. All structures before
+        one that is refused are answered before its error is raised.
+    """
+    total, done, remark, start = len(atoms) if isinstance(atoms, Sized) else 0, 0, "", monotonic()
+
+    def report(message: str) -> None:
+        nonlocal remark
+        remark = message
+        speed = f"{done} structures, {done / max(monotonic() - start, 1e-9):.3g} per second"
+        tell(Progress(done, total, f"{speed}; {remark}" if remark else speed))
+
+    refuse = partial(check_species, potential.species)
+    limit = usual_limit(potential.device, potential.cutoff) if pairs_per_batch is None else pairs_per_batch
+    packs = packed(atoms, potential.cutoff, dtype=potential.dtype, limit=limit, name=name, refuse=refuse)
+    # One structure leaves nothing to overlap with.
+    with closing(packs if total == 1 else ahead(packs)) as coming:
+        for structures, answers in answered(potential, coming, potential.device, report):
+            yield from zip(structures, answers, strict=True)
+            done += len(structures)
+            report(remark)
 
 
 class _Member(NamedTuple):

@@ -17,7 +17,8 @@ from ase.data import covalent_radii
 from torch import Tensor
 
 from tumble.batch import Properties, collate, has_volume, split
-from tumble.potential import Direct, Gradient, Model, Potential, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Direct, Gradient, Model, Potential, collate_for
 
 Contract = Callable[[Potential, Sequence[Atoms]], float]
 """The worst violation of one rule over some structures; 0 if it holds exactly, infinite if it makes no sense."""

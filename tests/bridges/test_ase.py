@@ -19,7 +19,8 @@ from ase.optimize import BFGS
 from tumble.batch import Properties
 from tumble.bridges.ase import Calculator, Foreign, from_spec
 from tumble.models.pair import LennardJones
-from tumble.potential import Gradient, Potential, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Gradient, Potential, collate_for
 
 
 def argon(dtype=torch.float64):

@@ -18,7 +18,8 @@ from tumble import checkpoint
 from tumble.batch import Batch
 from tumble.bridges.metatomic import Metatomic, describe
 from tumble.cli import main
-from tumble.potential import collate_for, predict
+from tumble.packs import predict
+from tumble.potential import collate_for
 from tumble.symmetry import Symmetrized
 from tumble.testing import check_potential
 

@@ -20,7 +20,8 @@ from metatrain_files import answers, loaded, model_of, written
 from pet_reference import crystal, molecule, slab, system_of, triclinic
 from tumble.bridges import metatrain
 from tumble.models.pet import LLPR, PET
-from tumble.potential import Direct, Gradient, Potential, Sum, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Direct, Gradient, Potential, Sum, collate_for
 
 COMPAT = Path(__file__).resolve().parents[3] / "shared" / "compat"
 needs_compat = pytest.mark.skipif(not COMPAT.is_dir(), reason=f"the reference checkpoints are not in {COMPAT.name}")

@@ -16,7 +16,8 @@ from tumble.bridges import metatrain
 from tumble.bridges.metatrain import llpr
 from tumble.bridges.metatrain.upgrades import NEWEST, upgrade
 from tumble.models.pet import LLPR
-from tumble.potential import collate_for, predict
+from tumble.packs import predict
+from tumble.potential import collate_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 needs_metatrain = pytest.mark.skipif(find_spec("metatrain") is None, reason="metatrain is not installed")

@@ -21,7 +21,8 @@ from tumble import data
 from tumble.jobs import predict as job
 from tumble.jobs.predict import complete_frames, digest, labelled, mark_of, predict_files
 from tumble.models.pair import LennardJones
-from tumble.potential import Direct, Gradient, Potential, predict
+from tumble.packs import predict
+from tumble.potential import Direct, Gradient, Potential
 from tumble.testing import structures
 
 

@@ -25,7 +25,8 @@ from tumble.jobs.train.loss import loss, residuals, summary
 from tumble.jobs.train.state import set_rates
 from tumble.models.pair import LennardJones
 from tumble.models.pet import PETSettings
-from tumble.potential import Gradient, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Gradient, collate_for
 from tumble.results import Table
 
 SMALL = PETSettings(

@@ -12,7 +12,8 @@ from ase.md.verlet import VelocityVerlet
 
 from tumble.bridges.ase import Calculator
 from tumble.models.pair import ZBL, LennardJones, Morse
-from tumble.potential import Gradient, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Gradient, collate_for
 from tumble.testing import structures
 from tumble.units import BOLTZMANN
 

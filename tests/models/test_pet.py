@@ -25,7 +25,8 @@ from tumble.models.pair import ZBL
 from tumble.models.pet import PET, PETSettings
 from tumble.models.pet.edges import layout_of
 from tumble.models.pet.layers import gather, scatter
-from tumble.potential import Direct, Gradient, Sum, atomic_energies, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Direct, Gradient, Sum, atomic_energies, collate_for
 from tumble.symmetry import symmetrize
 from tumble.testing import check_potential
 

@@ -12,7 +12,8 @@ from pet_reference import ROUND, SMALL, answers_of_reference, crystal, molecule,
 from tumble.batch import collate, concatenate, copies, to_atoms
 from tumble.bridges.ase import Calculator, Foreign
 from tumble.models.pet import PET
-from tumble.potential import Direct, Gradient, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Direct, Gradient, collate_for
 
 
 def charged(atoms: Atoms, **info: object) -> Atoms:

@@ -25,7 +25,8 @@ from tumble.batch import collate, turn
 from tumble.jobs.audit.torque import by_differences, torque
 from tumble.models.pet import PET, PETSettings
 from tumble.models.pet.long_range import direct
-from tumble.potential import Gradient, collate_for, predict
+from tumble.packs import predict
+from tumble.potential import Gradient, collate_for
 from tumble.rotations import Rotations
 from tumble.testing import MODEL_CONTRACTS, POTENTIAL_CONTRACTS, check_potential, structures
 

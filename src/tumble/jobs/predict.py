@@ -19,7 +19,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from tumble import data
 from tumble.batch import Properties
-from tumble.potential import Model, Potential, stream
+from tumble.packs import stream
+from tumble.potential import Model, Potential
 from tumble.results import Cell, Progress, Table, number
 from tumble.units import EV_PER_A3_TO_GPa
 

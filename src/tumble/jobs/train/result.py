@@ -14,7 +14,7 @@ from tumble.batch import Properties
 from tumble.data import Dataset, coverage
 from tumble.jobs.train.loop import BEST, METRICS
 from tumble.jobs.train.settings import TrainSettings
-from tumble.potential import predict
+from tumble.packs import predict
 from tumble.results import Curve, Result, Series, Table, Verdict
 
 LABELS = {
