@@ -1,6 +1,5 @@
 """The engines that are compared, each as an ASE calculator. Nothing is imported before it is asked for."""
 
-import inspect
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -28,36 +27,26 @@ CUTOFF: Final = 6.0
 
 def tumble(stem: str, device: str, rule: str = "") -> Any:
     """This project as it is by default; with a rule, symmetrized."""
-    return _tumble(stem, device, rule, compiled=False)
+    return _tumble(stem, device, rule)
 
 
 def tumble_eager(stem: str, device: str, rule: str = "") -> Any:
     """This project without anything compiled: plain operations of torch."""
     os.environ["TUMBLE_NO_NATIVE"] = "1"  # an engine has a process of its own
-    return _tumble(stem, device, rule, compiled=False)
+    return _tumble(stem, device, rule)
 
 
 def tumble_float64(stem: str, device: str, rule: str = "") -> Any:
     """This project, plain operations of torch in float64: what the others are compared with. It is not timed."""
     os.environ["TUMBLE_NO_NATIVE"] = "1"
-    return _tumble(stem, device, rule, compiled=False, dtype="float64")
+    return _tumble(stem, device, rule, dtype="float64")
 
 
-def tumble_compiled(stem: str, device: str, rule: str = "") -> Any:
-    """This project, compiled by torch."""
-    return _tumble(stem, device, rule, compiled=True)
-
-
-def _tumble(stem: str, device: str, rule: str, *, compiled: bool, dtype: str | None = None) -> Any:
+def _tumble(stem: str, device: str, rule: str, *, dtype: str | None = None) -> Any:
     import tumble
 
-    # Other keywords of an ASE calculator are settings that it ignores, so a missing one would not be noticed.
-    if compiled and "compile" not in inspect.signature(tumble.Calculator.__init__).parameters:
-        raise Missing("a tumble.Calculator that takes compile=True")
     potential = tumble.load(f"{stem}.ckpt", device=device, dtype=dtype)
-    if rule:
-        potential = tumble.symmetrize(potential, rule)
-    return tumble.Calculator(potential, compile=True) if compiled else tumble.Calculator(potential)
+    return tumble.Calculator(tumble.symmetrize(potential, rule) if rule else potential)
 
 
 def metatomic(stem: str, device: str, rule: str = "") -> Any:
@@ -125,7 +114,6 @@ def orb(stem: str, device: str, rule: str = "") -> Any:
 ENGINES: Final[dict[str, Callable[..., Any]]] = {
     "tumble": tumble,
     "tumble-eager": tumble_eager,
-    "tumble-compiled": tumble_compiled,
     "tumble-float64": tumble_float64,
     "metatomic": metatomic,
     "mace": mace,

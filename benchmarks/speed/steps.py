@@ -15,7 +15,7 @@ from speed.processes import Process, interleave, start
 from speed.shapes import hypers
 from speed.systems import structure
 
-OURS = ("tumble", "tumble-eager", "tumble-compiled")
+OURS = ("tumble", "tumble-eager")
 REFERENCE = "metatomic"
 EXACT = "tumble-float64"
 PRODUCTS = "products"
@@ -40,7 +40,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
 def _case(plan: Plan, model: str, system: str, engines: list[str]) -> dict[str, Any]:
     """One model on one system, all engines in turn. Without a model: the peers, next to our default model."""
     shape = model or plan.models[0]
-    case: dict[str, Any] = {"model": shape, "system": system, "with_peers": not model, "first": {}, "skipped": {}}
+    case: dict[str, Any] = {"model": shape, "system": system, "with_peers": not model, "skipped": {}}
     with ExitStack() as stack:
         processes: dict[str, Process] = {}
         warm: dict[str, float] = {}
@@ -56,7 +56,7 @@ def _case(plan: Plan, model: str, system: str, engines: list[str]) -> dict[str, 
                 say(f"{name} is left out: {reply['missing']}")
                 case["skipped"][name] = reply["missing"]
                 continue
-            processes[name], warm[name], case["first"][name] = process, min(reply["warm_up"]), reply["first"]
+            processes[name], warm[name] = process, min(reply["warm_up"])
         if model:
             case |= _start_products(plan, stack, shape, system, processes, warm)
         case["seconds"] = interleave(processes, plan.repeats, warm)
@@ -126,8 +126,8 @@ def report(cases: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Energy and forces per step",
         "",
-        "Milliseconds, median of rounds; `first` is the first call. ΔF: largest error of a force component against "
-        "float64, over the largest component.",
+        "Milliseconds, median of rounds. ΔF: largest error of a force component against float64, over the largest "
+        "component.",
         "",
     ]
     return lines + _times(cases) + [""] + _floors(cases) + [""] + _memory(cases)
@@ -143,11 +143,10 @@ def _times(cases: list[dict[str, Any]]) -> list[str]:
         ratios = [
             Ratio.of(times[REFERENCE], times[name]) if name in times and REFERENCE in times else None for name in ours
         ]
-        first = case["first"].get("tumble-compiled")
         errors = case.get("force_error", {})
-        row += [*ratios, None if first is None else f"{first:.0f} s"]
+        row += ratios
         rows.append(row + [f"{errors[name]:.0e}" if name in errors else None for name in ("tumble", REFERENCE)])
-    head = ["model", "system", *names, *(f"{REFERENCE} / {name}" for name in ours), "first, compiled"]
+    head = ["model", "system", *names, *(f"{REFERENCE} / {name}" for name in ours)]
     head += [f"ΔF, {name}" for name in ("tumble", REFERENCE)]
     return table(head, rows)
 

@@ -96,12 +96,11 @@ class Worker:
         except engines.Missing as error:
             return {"missing": f"needs {error}"}
         small = Case(calculator, systems.structure(SMALL[system.rstrip("0123456789")]), list(order))
-        first = small.step()
-        if not rule:
+        for _ in range(1 if rule else 2):
             small.step()
         self.case = Case(calculator, systems.structure(system), list(order))
         self._forget()
-        return {"first": first, "warm_up": [self.case.step() for _ in range(warm_up)]}
+        return {"warm_up": [self.case.step() for _ in range(warm_up)]}
 
     def pack(self, stem: str, system: str, copies: int, device: str = "cpu") -> dict[str, Any]:
         """One call of the potential on several copies of a structure."""

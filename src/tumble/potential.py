@@ -63,9 +63,9 @@ class Model(nn.Module, ABC):
         """Per-atom energies and direct heads of a batch whose vectors may require a gradient."""
 
     def slopes(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        """Per-atom energies (N,) eV and the derivative of their sum by the vectors (P, 3), differentiable again.
+        """Per-atom energies (N,) eV and the derivative of their sum by the vectors (P, 3).
 
-        None, as here, where a model has no faster way to them than autograd.
+        Differentiable again unless `weights_are_constant`. None, as here, where autograd is the fastest way to them.
 
         Args:
             batch: what `differentiable` returned.
@@ -81,6 +81,11 @@ class Model(nn.Module, ABC):
     def has_direct_forces(self) -> bool:
         """Whether `forward` gives direct forces."""
         return False
+
+    @property
+    def has_direct_heads(self) -> bool:
+        """Whether `forward` gives more than energies."""
+        return self.has_direct_forces
 
     def config(self) -> dict[str, object]:
         """What rebuilds the model without its weights: `type(model)(**model.config())`."""
@@ -138,25 +143,35 @@ class Gradient(Potential):
 
     def forward(self, batch: Batch) -> Properties:
         """Energy, forces -dE/dx and stress (1/V) dE/dε. In training mode they can be differentiated again."""
-        return self.both(batch)[0]
+        check_species(self.species, batch)
+        with torch.set_grad_enabled(self.training), constant_weights(not self.training):
+            seen = self._differentiable(batch) if self.training else batch
+            known = self.model.slopes(seen)
+            if known is not None:
+                return Properties(_per_structure(known[0], batch), *_forces_and_stress(known[1], (), seen))
+        return self._derived(batch)[0]
 
     def both(self, batch: Batch) -> tuple[Properties, Properties]:
         """Conservative answers and, from the same pass, the answers of the model's direct heads."""
+        if not self.model.has_direct_heads:
+            answer = self(batch)
+            return answer, Properties(answer.energy, None, None)
         check_species(self.species, batch)
+        return self._derived(batch)
+
+    def _derived(self, batch: Batch) -> tuple[Properties, Properties]:
+        """Answers by differentiating the energy, and those of the direct heads."""
         with torch.enable_grad(), constant_weights(not self.training):
-            seen = differentiable(batch, positions=self.model.sees_positions)
-            known = self.model.slopes(seen) if self.training else None
-            if known is None:
-                outputs = self.model(seen)
-                forces, stress = derivatives(outputs.energies.sum(), seen, create_graph=self.training)
-            else:
-                outputs = Outputs(known[0])
-                forces, stress = _forces_and_stress(known[1], (), seen)
-        energy = _per_structure(outputs.energies, batch)
+            seen = self._differentiable(batch)
+            outputs = self.model(seen)
+            forces, stress = derivatives(outputs.energies.sum(), seen, create_graph=self.training)
+            energy = _per_structure(outputs.energies, batch)
         if not self.training:
             energy, outputs = energy.detach(), _detached(outputs)
-        conservative = Properties(energy, forces, stress)
-        return conservative, Properties(energy, outputs.forces, outputs.stress)
+        return Properties(energy, forces, stress), Properties(energy, outputs.forces, outputs.stress)
+
+    def _differentiable(self, batch: Batch) -> Batch:
+        return differentiable(batch, positions=self.model.sees_positions)
 
 
 @final

@@ -18,6 +18,7 @@ from torch import Tensor
 from tumble import native
 from tumble.batch import Batch
 from tumble.models.pet.edges import Edges, Graph
+from tumble.models.pet.memory import Workspace, addresses
 from tumble.models.pet.settings import PETSettings
 
 SOURCE = Path(__file__).parent / "native" / "engine.cpp"
@@ -32,28 +33,9 @@ class Weights(NamedTuple):
     tensors: tuple[Tensor, ...]
     shape: dict[str, int]
     eps: float
-    workspace: "Workspace"
+    workspace: Workspace
+    addresses: Any
     has_head: bool = False
-
-
-class Workspace:
-    """Memory that calls hand on to each other: fresh pages cost a fifth of a call."""
-
-    def __init__(self) -> None:
-        """Nothing is kept yet."""
-        self._kept: list[Tensor] = []
-
-    def take(self, size: int, like: Tensor) -> Tensor:
-        """At least this many numbers of that type, whatever they are, for nobody else until they are given back."""
-        kept = self._kept.pop() if self._kept else None
-        if kept is not None and kept.dtype == like.dtype and size <= len(kept) <= 2 * size + 2**20:
-            return kept
-        del kept  # before the new one is made
-        return like.new_empty(size + size // 16)
-
-    def give(self, buffer: Tensor) -> None:
-        """Give it back; only one is kept."""
-        self._kept[:] = [buffer]
 
 
 def fits(settings: PETSettings, dtype: torch.dtype, device: torch.device) -> bool:
@@ -75,21 +57,21 @@ def is_available() -> bool:
     return native.library(SOURCE) is not None
 
 
-def pack(weight: Tensor) -> list[Tensor]:
-    """A weight matrix (out, in) as the engine multiplies by it, forwards and backwards."""
+def packed_sizes(weight: Tensor) -> tuple[int, int]:
+    """Numbers in a weight matrix (out, in) as `pack` writes it, forwards and backwards."""
+    lanes = LANES[weight.dtype]
+    n_out, n_in = weight.shape
+    return n_in * -(-n_out // lanes) * lanes, n_out * -(-n_in // lanes) * lanes
+
+
+def pack(weight: Tensor, forth: Tensor, back: Tensor) -> None:
+    """Write a weight matrix (out, in) as the engine multiplies by it, forwards and backwards."""
     n_out, n_in = weight.shape
     weight = weight.contiguous()
-    lanes = LANES[weight.dtype]
-    ways = ((n_in, n_out, 1, n_in), (n_out, n_in, n_in, 1))
-    packed = []
-    for depth, width, by_row, by_column in ways:
-        padded = -(-width // lanes) * lanes
-        out = weight.new_empty(depth * padded)
-        numbers = map(ctypes.c_int64, (depth, width, padded, by_row, by_column))
-        function = getattr(_library(), f"pack{SUFFIX[weight.dtype]}")
+    function = getattr(_library(), f"pack{SUFFIX[weight.dtype]}")
+    for depth, width, by_row, by_column, out in ((n_in, n_out, 1, n_in, forth), (n_out, n_in, n_in, 1, back)):
+        numbers = map(ctypes.c_int64, (depth, width, len(out) // depth, by_row, by_column))
         function(*numbers, ctypes.c_void_p(weight.data_ptr()), ctypes.c_void_p(out.data_ptr()))
-        packed.append(out)
-    return packed
 
 
 def finds_edges(settings: PETSettings) -> bool:
@@ -148,6 +130,24 @@ def energies(
     return answer[0]
 
 
+def slopes(
+    batch: Batch, species: Tensor, settings: PETSettings, node: Tensor, condition: Tensor | None, weights: Weights
+) -> tuple[Tensor, Tensor]:
+    """`energies`, and the derivative of their sum by the vectors of the batch (P, 3): nothing of it leaves the engine.
+
+    For settings whose edges the engine finds, and which see nothing of an edge but its vector and length.
+
+    Args:
+        batch: as for `edges_of`.
+        species: (N,) species index of each atom.
+        node: (N, d_node) embedding of every atom.
+        condition: as for `trunk`.
+    """
+    found = _find(batch.vectors, batch, species, settings)
+    run, (answer,) = _run(found.inputs, found.factor, node, condition, found.graph, weights._replace(has_head=True))
+    return answer, _find_back(found, *_run_back(run, [torch.ones_like(answer)]))
+
+
 class _Shape(ctypes.Structure):
     _fields_ = [
         *(
@@ -189,85 +189,143 @@ class _Cut(ctypes.Structure):
     ]
 
 
+class _Found(NamedTuple):
+    """The interacting pairs as the engine found them, and what it needs to go back to the vectors."""
+
+    kept: Tensor
+    graph: Graph
+    inputs: Tensor
+    factor: Tensor
+    pairs: _Pairs
+    cut: _Cut
+    saved: tuple[Tensor, ...]
+    alive: tuple[Tensor, ...]
+
+
+def _find(vectors: Tensor, batch: Batch, species: Tensor, settings: PETSettings) -> _Found:
+    vectors = vectors.contiguous()
+    n_atoms, n_pairs = batch.n_atoms, batch.n_pairs
+    indices = (_starts(batch), batch.center, batch.neighbor, batch.reverse, species)
+    pairs = _Pairs(n_atoms, n_pairs, torch.get_num_threads(), *(one.data_ptr() for one in indices))
+    wanted = settings.num_neighbors_adaptive
+    is_cosine = settings.cutoff_function == "Cosine"
+    cut = _Cut(
+        settings.cutoff, settings.cutoff_width, settings.cutoff_width_adaptive, wanted or 0, bool(wanted), is_cosine
+    )
+    kept, kind, reverse = torch.empty(3, n_pairs, dtype=torch.int64).unbind()
+    first = torch.empty(n_atoms + 1, dtype=torch.int64)
+    radius, of_radius = vectors.new_empty(n_atoms), vectors.new_empty(n_pairs)
+    inputs, (factor, of_distance, of_reach) = vectors.new_empty(n_pairs, 4), vectors.new_empty(3, n_pairs).unbind()
+    out = (radius, of_radius, kept, first, kind, reverse, inputs, factor, of_distance, of_reach)
+    find = getattr(_library(), f"edges{SUFFIX[vectors.dtype]}")
+    n = find(ctypes.byref(pairs), ctypes.byref(cut), ctypes.c_void_p(vectors.data_ptr()), addresses(out))
+    saved = (vectors, of_radius, kept, of_distance, of_reach)
+    return _Found(kept[:n], Graph(first, kind[:n], reverse[:n]), inputs[:n], factor[:n], pairs, cut, saved, indices)
+
+
+def _find_back(found: _Found, of_inputs: Tensor, of_factor: Tensor) -> Tensor:
+    """The slope of the vectors, (P, 3)."""
+    vectors = found.saved[0]
+    back = getattr(_library(), f"edges_back{SUFFIX[vectors.dtype]}")
+    slope = torch.empty_like(vectors)
+    data = addresses([*found.saved, of_inputs.contiguous(), of_factor.contiguous()])
+    pairs, cut = ctypes.byref(found.pairs), ctypes.byref(found.cut)
+    back(pairs, cut, len(found.factor), data, ctypes.c_void_p(slope.data_ptr()))
+    return slope
+
+
 class _Edges(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, batch: Batch, species: Tensor, settings: PETSettings) -> tuple[Tensor, ...]:
-        vectors = vectors.contiguous()
-        n_atoms, n_pairs = batch.n_atoms, batch.n_pairs
-        indices = (_starts(batch), batch.center, batch.neighbor, batch.reverse, species)
-        pairs = _Pairs(n_atoms, n_pairs, torch.get_num_threads(), *(one.data_ptr() for one in indices))
-        wanted = settings.num_neighbors_adaptive
-        is_cosine = settings.cutoff_function == "Cosine"
-        cut = _Cut(
-            settings.cutoff, settings.cutoff_width, settings.cutoff_width_adaptive, wanted or 0, bool(wanted), is_cosine
-        )
-        kept, kind, reverse = (torch.empty(n_pairs, dtype=torch.int64) for _ in range(3))
-        first = torch.empty(n_atoms + 1, dtype=torch.int64)
-        radius, of_radius = vectors.new_empty(n_atoms), vectors.new_empty(n_pairs)
-        inputs, (factor, of_distance, of_reach) = vectors.new_empty(n_pairs, 4), vectors.new_empty(3, n_pairs)
-        out = (radius, of_radius, kept, first, kind, reverse, inputs, factor, of_distance, of_reach)
-        find = getattr(_library(), f"edges{SUFFIX[vectors.dtype]}")
-        n = find(ctypes.byref(pairs), ctypes.byref(cut), ctypes.c_void_p(vectors.data_ptr()), _addresses(out))
-        ctx.kept = (pairs, cut, indices, n, (vectors, of_radius, kept, of_distance, of_reach))
-        answer = (kept[:n], first, kind[:n], reverse[:n], inputs[:n], factor[:n])
+        found = _find(vectors, batch, species, settings)
+        # An answer that is kept here would keep itself: it knows this function.
+        ctx.found = found._replace(inputs=found.inputs.detach(), factor=found.factor.detach())
+        answer = (found.kept, *found.graph, found.inputs, found.factor)
         ctx.mark_non_differentiable(*answer[:4])
         return answer
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Any:
-        pairs, cut, _, n, saved = ctx.kept
-        vectors = saved[0]
-        back = getattr(_library(), f"edges_back{SUFFIX[vectors.dtype]}")
-        slope = torch.empty_like(vectors)
-        data = _addresses([*saved, slopes[4].contiguous(), slopes[5].contiguous()])
-        back(ctypes.byref(pairs), ctypes.byref(cut), n, data, ctypes.c_void_p(slope.data_ptr()))
-        return slope, None, None, None
+        return _find_back(ctx.found, slopes[4], slopes[5]), None, None, None
+
+
+class _Run(NamedTuple):
+    """A call forward, as the way back must know it."""
+
+    inputs: Tensor
+    factor: Tensor
+    graph: Graph
+    weights: Weights
+    workspace: Tensor
+
+
+def _run(
+    inputs: Tensor, factor: Tensor, node: Tensor, condition: Tensor | None, graph: Graph, weights: Weights
+) -> tuple[_Run, tuple[Tensor, ...]]:
+    """The features of atoms and pairs; with a head, what it makes of them instead."""
+    inputs, factor = inputs.contiguous(), factor.contiguous()
+    shape = _shape(graph, weights)
+    workspace = weights.workspace.take(_size(shape) + sum(_extra(shape)), inputs)
+    features, answer = _features(shape, workspace)[:2], None
+    if weights.has_head:
+        answer = inputs.new_empty(shape.n_atoms)
+    else:
+        features = [torch.empty_like(one) for one in features]
+    condition = None if condition is None else condition.contiguous()
+    data = [inputs, factor, node.contiguous(), condition]
+    _call("forward", shape, graph, weights, workspace, data, [*features, answer])
+    return _Run(inputs, factor, graph, weights, workspace), tuple(features) if answer is None else (answer,)
+
+
+def _run_back(run: _Run, slopes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The slopes of the inputs and of the factor; the run is used up."""
+    inputs, factor, graph, weights, workspace = run
+    shape = _shape(graph, weights)
+    of_inputs, of_factor = torch.zeros_like(inputs), torch.zeros_like(factor)
+    *features, scratch = _features(shape, workspace)
+    if not weights.has_head:
+        for here, slope in zip(features, slopes, strict=True):
+            here.copy_(slope)
+    seeds = slopes[0].contiguous() if weights.has_head else None
+    out = (*features, of_inputs, of_factor, scratch)
+    _call("backward", shape, graph, weights, workspace, [inputs, factor, seeds], out)
+    weights.workspace.give(workspace)
+    return of_inputs, of_factor
+
+
+def _size(shape: _Shape) -> int:
+    """Numbers that the way back needs of the way forward."""
+    return int(_library().workspace(ctypes.byref(shape)))
+
+
+def _extra(shape: _Shape) -> tuple[int, int, int]:
+    """Numbers in the features of atoms and pairs, which their slopes overwrite, and in the scratch of the way back."""
+    atoms, pairs, width = shape.n_atoms, shape.n_pairs, shape.width
+    return atoms * shape.d_node, pairs * width, pairs * width + atoms * 4 * width
+
+
+def _features(shape: _Shape, workspace: Tensor) -> list[Tensor]:
+    """Where in the workspace they are: features of atoms (N, d_node), of pairs (P, d_pet), and the scratch."""
+    size, extra = _size(shape), _extra(shape)
+    atoms, pairs, scratch = workspace[size : size + sum(extra)].split(extra)
+    return [atoms.view(-1, shape.d_node), pairs.view(-1, shape.width), scratch]
 
 
 class _Trunk(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        factor: Tensor,
-        node: Tensor,
-        condition: Tensor | None,
-        graph: Graph,
-        weights: Weights,
-    ) -> tuple[Tensor, ...]:
-        inputs, factor = inputs.contiguous(), factor.contiguous()
-        shape = _shape(graph, weights)
-        workspace = weights.workspace.take(_library().workspace(ctypes.byref(shape)), inputs)
-        features = torch.empty_like(node), inputs.new_empty((shape.n_pairs, shape.width))
-        numbers = inputs.new_empty(shape.n_atoms) if weights.has_head else None
-        condition = None if condition is None else condition.contiguous()
-        data = [inputs, factor, node.contiguous(), condition]
-        _call("forward", shape, graph, weights, workspace, data, [*features, numbers])
-        ctx.kept = (inputs, factor, graph, weights, workspace)
-        return features if numbers is None else (numbers,)
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        ctx.run, answer = _run(*arguments)
+        return answer
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Any:
-        if ctx.kept is None:
+        if ctx.run is None:
             raise RuntimeError(
                 "the engine was asked for the same derivative twice, or for a second one; it gives one, once. "
                 "Put the potential into training mode, where every derivative exists."
             )
-        inputs, factor, graph, weights, workspace = ctx.kept
-        ctx.kept = None
-        shape = _shape(graph, weights)
-        atoms, pairs, width = shape.n_atoms, shape.n_pairs, shape.width
-        of_inputs, of_factor = torch.zeros_like(inputs), torch.zeros_like(factor)
-        seeds, features = None, [slope.clone(memory_format=torch.contiguous_format) for slope in slopes]
-        if weights.has_head:
-            seeds, features = (
-                slopes[0].contiguous(),
-                [inputs.new_empty(atoms, shape.d_node), inputs.new_empty(pairs, width)],
-            )
-        out = (*features, of_inputs, of_factor, inputs.new_empty(pairs * width + atoms * 4 * width))
-        _call("backward", shape, graph, weights, workspace, [inputs, factor, seeds], out)
-        weights.workspace.give(workspace)
-        return of_inputs, of_factor, None, None, None, None
+        run, ctx.run = ctx.run, None
+        return *_run_back(run, slopes), None, None, None, None
 
 
 def _starts(batch: Batch) -> Tensor:
@@ -305,13 +363,9 @@ def _call(
     failed = getattr(_library(), name + SUFFIX[workspace.dtype])(
         ctypes.byref(shape),
         ctypes.byref(where),
-        _addresses(weights.tensors),
+        weights.addresses,
         ctypes.c_void_p(workspace.data_ptr()),
-        _addresses(data),
-        _addresses(out),
+        addresses(data),
+        addresses(out),
     )
     assert not failed, f"the engine does not know {shape.n_heads} heads"
-
-
-def _addresses(tensors: Sequence[Tensor | None]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*(None if one is None else one.data_ptr() for one in tensors))

@@ -106,9 +106,22 @@ class PET(Model):
         return Outputs(self._energies(features, edges, kind), forces, stress)
 
     def slopes(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        """Per-atom energies (N,) eV and the derivative of their sum by the vectors (P, 3) eV/Å, if `training` fits."""
-        plain = len(self.readouts) == 1 and self.long_range_featurizer is None
-        if not (plain and training.fits(self.settings, batch.vectors.dtype, batch.vectors.device)):
+        """Per-atom energies (N,) eV and the derivative of their sum by the vectors (P, 3) eV/Å, where an engine can."""
+        fits = engine.fits(self.settings, batch.vectors.dtype, batch.vectors.device)
+        if self.long_range_featurizer is not None or not fits:
+            return None
+        return self._final_slopes(batch) if weights_are_constant() else self._learned_slopes(batch)
+
+    def _final_slopes(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        if self.settings.edge_basis or not engine.finds_edges(self.settings):
+            return None
+        kind = self.lookup[batch.numbers]
+        arguments = (kind, self.settings, self._embedded(kind), self._condition(batch), self._packing(self))
+        energies, slope = engine.slopes(batch, *arguments)
+        return self._scaled(energies, kind), slope * self.energy_scale.to(slope.dtype)
+
+    def _learned_slopes(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        if not training.fits(self.settings, batch.vectors.dtype, batch.vectors.device):
             return None
         kind = self.lookup[batch.numbers]
         edges, condition = edges_of(batch, self.settings), self._condition(batch)
@@ -221,6 +234,11 @@ class PET(Model):
     def has_direct_forces(self) -> bool:
         """Whether there is a direct force head."""
         return self.settings.direct_forces
+
+    @property
+    def has_direct_heads(self) -> bool:
+        """Whether there is a direct head of forces or of the stress."""
+        return len(self.readouts) > 1
 
     @property
     def n_last_features(self) -> int:

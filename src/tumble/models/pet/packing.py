@@ -1,15 +1,16 @@
 """The weights of a PET trunk as the engine reads them: folded, scaled and in its order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from tumble.models.pet import engine
-from tumble.models.pet.engine import Weights, Workspace
+from tumble.models.pet.engine import Weights
 from tumble.models.pet.heads import Readout
 from tumble.models.pet.layers import FeedForward, MessagePassing, Transformer
+from tumble.models.pet.memory import LINE, Workspace, addresses, room
 from tumble.models.pet.settings import PETSettings
 
 
@@ -54,9 +55,16 @@ def packed(trunk: nn.Module, settings: PETSettings) -> Weights:
 
 def pack(weights: Iterable[Matrix | Tensor], settings: PETSettings, workspace: Workspace) -> Weights:
     """The engine's weights from folded ones."""
-    tensors: list[Tensor] = []
-    for one in weights:
-        tensors += engine.pack(one.weight.detach()) if isinstance(one, Matrix) else [one.detach().contiguous()]
+    parts = list(weights)
+    sizes = [engine.packed_sizes(one.weight) if isinstance(one, Matrix) else (one.numel(),) for one in parts]
+    dtype = parts[0].weight.dtype if isinstance(parts[0], Matrix) else parts[0].dtype
+    tensors = _side_by_side([size for of_one in sizes for size in of_one], dtype)
+    places = iter(tensors)
+    for one in parts:
+        if isinstance(one, Matrix):
+            engine.pack(one.weight.detach(), next(places), next(places))
+        else:
+            next(places).copy_(one.detach().reshape(-1))
     shape = {
         "width": settings.d_pet,
         "d_node": settings.d_node,
@@ -68,7 +76,15 @@ def pack(weights: Iterable[Matrix | Tensor], settings: PETSettings, workspace: W
         "is_wide": int(settings.d_node != settings.d_pet),
         "d_head": settings.d_head,
     }
-    return Weights(tuple(tensors), shape, torch.finfo(tensors[0].dtype).eps, workspace)
+    eps = torch.finfo(tensors[0].dtype).eps
+    return Weights(tuple(tensors), shape, eps, workspace, addresses(tensors))
+
+
+def _side_by_side(sizes: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+    """Room for tensors of these sizes in one piece of memory, each at the start of a cache line."""
+    line = LINE // dtype.itemsize
+    taken = [-(-size // line) * line for size in sizes]
+    return [one[:size] for one, size in zip(room(sum(taken), dtype).split(taken), sizes, strict=True)]
 
 
 def folded(trunk: nn.Module, settings: PETSettings) -> list[Matrix | Tensor]:

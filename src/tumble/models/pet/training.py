@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 from tumble import native
 from tumble.models.pet import engine
 from tumble.models.pet.edges import Graph
-from tumble.models.pet.engine import SUFFIX, Weights, Workspace
+from tumble.models.pet.engine import SUFFIX, Weights
+from tumble.models.pet.memory import Workspace, addresses
 from tumble.models.pet.packing import Matrix
 from tumble.models.pet.settings import PETSettings
 
@@ -166,14 +167,14 @@ def _call(
 ) -> None:
     graph, weights = net
     where = engine._Where(*(part.data_ptr() for part in graph))
-    learned = (engine._addresses(gradients[1:]), ctypes.c_int64(gradients[0])) if gradients else ()
+    learned = (addresses(gradients[1:]), ctypes.c_int64(gradients[0])) if gradients else ()
     failed = getattr(_library(), name + SUFFIX[workspace.dtype])(
         ctypes.byref(shape),
         ctypes.byref(where),
-        engine._addresses(weights.tensors),
+        weights.addresses,
         *learned,
         ctypes.c_void_p(workspace.data_ptr()),
-        engine._addresses(data),
-        engine._addresses(out),
+        addresses(data),
+        addresses(out),
     )
     assert not failed, f"the engine does not know {shape.n_heads} heads"

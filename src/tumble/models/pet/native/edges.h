@@ -52,7 +52,7 @@ double adapt(const Pairs& g, const Cut& cut, Int i, const T* distance, T* of_rad
     (excess <= 0 ? low : high) = r;
     double next = r - excess / slope;
     if (!(next >= low && next <= high)) next = (low + high) / 2;
-    const bool is_done = std::abs(next - r) <= 1e-13 * top;
+    const bool is_done = std::abs(next - r) <= 1e-8 * top;  // and one more step, which squares the error
     r = next;
     if (is_done) break;
   }

@@ -5,7 +5,7 @@
 #include "layers.h"
 #include "memory.h"
 
-constexpr Int ROWS = 256;  // tokens in one chunk: enough for the matrix products, few enough for the second-level cache
+constexpr Int ROWS = 192;  // tokens in one chunk: enough for the matrix products, few enough for the second-level cache
 
 struct Where {  // the graph
   const Int *starts, *neighbor_species, *reverse;
@@ -26,17 +26,23 @@ struct Trunk {
   Trunk(const Shape& shape, const Where& graph, const void* const* w, T* workspace, const T* x, const T* f)
       : s(shape), where(graph), N(s.n_atoms), P(s.n_pairs), D(s.width), F(s.d_feedforward), M(s.d_node), weights(s, w),
         saved(s, workspace), inputs(x), factor(f) {
-    const Int share = std::min(ROWS, (P + N) / s.n_threads + 1);
     chunks.push_back(0);
-    for (Int i = 0; i < N; ++i)
-      if (where.starts[i + 1] - where.starts[chunks.back()] + i + 1 - chunks.back() > share && i > chunks.back())
-        chunks.push_back(i);
+    for (Int i = 1; i < N; ++i)
+      if (tokens_before(i + 1) - tokens_before(chunks.back()) > share(P + N - tokens_before(chunks.back()), ROWS)) chunks.push_back(i);
     chunks.push_back(N);
     pairs.reserve(P / 2);
     for (Int p = 0; p < P; ++p)
       if (p < where.reverse[p]) pairs.push_back(p);
-    node_rows = std::clamp<Int>(N / s.n_threads + 1, 16, ROWS / 2);  // few rows spend their time on reading weights
-    pair_rows = std::min<Int>(ROWS / 2, Int(pairs.size()) / s.n_threads + 1);
+    node_rows = std::max<Int>(16, even_share(N));  // few rows spend their time on reading weights
+    pair_rows = even_share(Int(pairs.size()));
+  }
+  Int tokens_before(Int atom) const { return where.starts[atom] + atom; }
+  // Rows of the next chunk: fewer towards the end, so that no thread waits long for another.
+  Int share(Int left, Int most) const { return std::clamp<Int>(left / s.n_threads, most / 4, most); }
+  // Rows of one of so many blocks, of ROWS / 2 at most, that all threads get as many.
+  Int even_share(Int rows) const {
+    const Int turns = (rows + ROWS / 2 * s.n_threads - 1) / (ROWS / 2 * s.n_threads);
+    return std::max<Int>(1, (rows + turns * s.n_threads - 1) / std::max<Int>(1, turns * s.n_threads));
   }
   // y = x W + bias (or + y), and the way back, slope Wᵀ (+ y); W is (in, out).
   static void forth(Int rows, Int out, Int in, const T* x, const Matrix<T>& w, T* y, bool add) {
@@ -73,7 +79,7 @@ struct Trunk {
     for (Int p = 0; p < count; ++p) row(p + 1, t.edge_qkv + (first + p) * 3 * D);
     std::fill(at.bias.begin(), at.bias.begin() + at.stride, T(-1e30));
     for (Int p = 0; p <= count; ++p)
-      for (int h = 0; h < H; ++h) at.bias[p * H + h] = p ? std::log(std::max(factor[first + p - 1], T(1e-15))) : 0;
+      std::fill_n(at.bias.begin() + p * H, H, p ? std::log(std::max(factor[first + p - 1], T(1e-15))) : T(0));
   }
 
   void tokens(Scratch& w, Int l, Int e, Int rows, const T* messages) const {
