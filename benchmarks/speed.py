@@ -11,7 +11,7 @@ that others cannot use; they go into an environment of their own:
 
     python3 -m venv peers && peers/bin/pip install torch==2.13.0 e3nn==0.4.4 mace-torch orb-models
 
-Writes benchmarks/results/<date>-speed.md and .json.
+Writes benchmarks/results/<date>-speed.md and .json, after every case.
 """
 
 import argparse
@@ -67,14 +67,26 @@ def header(plan: Plan) -> list[str]:
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {plan.machine}, {plan.device}, float32. {versions}.",
         "",
-        f"Medians of {plan.repeats} interleaved rounds of {os.environ[VARIABLE]} time; a ratio is the median of the "
-        "rounds' ratios, its quartiles in brackets; where they are far apart it is unsteady, because "
+        f"Medians of interleaved rounds of {os.environ[VARIABLE]} time; a ratio is the median of the rounds' "
+        "ratios, its quartiles in brackets; where they are far apart it is unsteady, because "
         "something else used the machine, and says nothing. Written by `benchmarks/speed.py`.",
     ]
 
 
+def _measured_before(path: Path, plan: Plan) -> dict[str, Any]:
+    """What is known already of this day and machine: a section can be measured alone."""
+    now = {"machine": plan.machine, "threads": plan.threads, "device": plan.device}
+    before = json.loads(path.read_text()) if path.exists() else {}
+    return before if now.items() <= before.items() else now
+
+
+def _page(plan: Plan, found: dict[str, Any]) -> list[str]:
+    sections = [["", *section.report(found[name])] for name, section in SECTIONS.items() if name in found]
+    return [*header(plan), *(line for section in sections for line in section)]
+
+
 def main() -> None:
-    """Measure section by section, and write what is known after each."""
+    """Measure section by section, and write what is known after each case."""
     chosen = arguments()
     os.environ[VARIABLE] = chosen.clock
     for name in chosen.systems:
@@ -96,17 +108,19 @@ def main() -> None:
             epochs=chosen.epochs,
             frames=chosen.frames,
         )
-        lines, found = header(plan), {"machine": plan.machine, "threads": plan.threads, "device": plan.device}
         chosen.out.mkdir(parents=True, exist_ok=True)
         target = chosen.out / f"{started}-speed.md"
+        found = _measured_before(target.with_suffix(".json"), plan)
         for name in chosen.sections:
             print(name, flush=True)
-            section = SECTIONS[name]
-            found[name] = section.measure(plan)
-            lines += ["", *section.report(found[name])]
-            target.write_text("\n".join(lines) + "\n")
-            target.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    print("\n".join(lines))
+
+            def keep(sofar: Any, name: str = name) -> None:
+                found[name] = sofar
+                target.write_text("\n".join(_page(plan, found)) + "\n")
+                target.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+
+            keep(SECTIONS[name].measure(plan, keep))
+    print("\n".join(_page(plan, found)))
     for name in {name for case in found.get("steps", []) for name in case["skipped"]} & INSTALL.keys():
         say(f"without {name}; {INSTALL[name]}")
     print(f"wrote {target}")

@@ -1,5 +1,6 @@
 """Section: how time and memory grow with the number of atoms, on boxes of water."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +20,7 @@ LONGEST_STEP = 120.0
 """Seconds of a step, above which the next size is not tried."""
 
 
-def measure(plan: Plan) -> list[dict[str, Any]]:
+def measure(plan: Plan, keep: Callable[[Any], None]) -> list[dict[str, Any]]:
     """The first of the models, in growing boxes, until the machine is full."""
     model, cases = plan.models[0], []
     names = [name for name in ("tumble", REFERENCE) if name in plan.engines]
@@ -34,6 +35,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
         names = [name for name in names if name in case["seconds"]]
         reached = {name: (n_atoms, case["bytes"][name], case["seconds"][name][0]) for name in names}
         cases.append(case)
+        keep(cases)
     return cases
 
 

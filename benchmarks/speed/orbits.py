@@ -1,6 +1,7 @@
 """Section: what an orbit costs, in time and memory, against the symmetrized calculator of metatomic-ase."""
 
 import statistics
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,7 +19,7 @@ COPIES = (1, 4, 24)
 MEMORY_RULES = {"none": 1, "O": 24, "I": 60, "Ih": 120}
 
 
-def measure(plan: Plan) -> dict[str, Any]:
+def measure(plan: Plan, keep: Callable[[Any], None]) -> dict[str, Any]:
     """Times, asked for energy then forces, and peak memory for more and more rotations."""
     result: dict[str, Any] = {"model": MODEL, "system": SYSTEM, "nodes": NODES}
     stem = plan.stem(MODEL)

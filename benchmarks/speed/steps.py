@@ -1,6 +1,7 @@
 """Section: energy and forces per step, with new positions at every step, neighbour list included."""
 
 import statistics
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import astuple
 from typing import Any
@@ -23,17 +24,19 @@ AGREEMENT = 1e-3
 """Relative difference of forces beyond which engines do not run the same model in float32."""
 
 
-def measure(plan: Plan) -> list[dict[str, Any]]:
+def measure(plan: Plan, keep: Callable[[Any], None]) -> list[dict[str, Any]]:
     """Every model on every system; a case is a dictionary of numbers."""
     cases = []
     for system in plan.systems:
         for model in plan.models:
             say(f"{model} on {system}")
             cases.append(_case(plan, model, system, [name for name in plan.engines if name not in PEERS]))
+            keep(cases)
     peers = [name for name in plan.engines if name in PEERS]
     for system in plan.systems if peers else ():
         say(f"{', '.join(peers)} on {system}")
         cases.append(_case(plan, "", system, ["tumble", *peers]))
+        keep(cases)
     return cases
 
 

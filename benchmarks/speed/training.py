@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +32,7 @@ N_VALID = 2
 """Frames to validate on; few, because an epoch is timed with its validation."""
 
 
-def measure(plan: Plan) -> dict[str, Any]:
+def measure(plan: Plan, keep: Callable[[Any], None]) -> dict[str, Any]:
     """Seconds per epoch and peak memory of both, each alone on the machine, one after the other."""
     folder = plan.folder / "training"
     folder.mkdir(exist_ok=True)

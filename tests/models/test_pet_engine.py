@@ -219,6 +219,16 @@ def test_the_same_derivative_is_not_given_twice() -> None:
         torch.autograd.grad(energy, vectors)
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_computed_twice_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    potential = Gradient(network(**SHAPES[name]))
+    batch = collate_for(potential, structures())
+    kept = potential(batch)
+    monkeypatch.setattr(engine, "plenty", lambda: 0)
+    again = potential(batch)
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
+
+
 def test_two_calls_at_once_do_not_share_their_memory() -> None:
     model = network()
     potential = Gradient(model)

@@ -10,7 +10,7 @@ are folded into the first linear map, and the two directions of a pair share the
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from tumble import native
 from tumble.batch import Batch
 from tumble.models.pet.edges import Edges, Graph
-from tumble.models.pet.memory import Workspace, addresses
+from tumble.models.pet.memory import Workspace, addresses, plenty
 from tumble.models.pet.settings import PETSettings
 
 SOURCE = Path(__file__).parent / "native" / "engine.cpp"
@@ -118,16 +118,15 @@ def trunk(
         node: (N, d_node) embedding of every atom; a constant.
         condition: (N, d_node) added to every atom after each layer, or None; a constant.
     """
-    answer: tuple[Tensor, Tensor] = _Trunk.apply(inputs, factor, node, condition, graph, weights)
-    return answer
+    node_features, pair_features = _answer(inputs, factor, node, condition, graph, weights)
+    return node_features, pair_features
 
 
 def energies(
     inputs: Tensor, factor: Tensor, node: Tensor, condition: Tensor | None, graph: Graph, weights: Weights
 ) -> Tensor:
     """What the head of the energy makes of the features, (N,), before scale and offset; arguments as for `trunk`."""
-    answer: tuple[Tensor] = _Trunk.apply(inputs, factor, node, condition, graph, weights._replace(has_head=True))
-    return answer[0]
+    return _answer(inputs, factor, node, condition, graph, weights._replace(has_head=True))[0]
 
 
 def slopes(
@@ -164,6 +163,7 @@ class _Shape(ctypes.Structure):
                 "n_attention",
                 "is_wide",
                 "d_head",
+                "is_lean",
                 "n_threads",
             ]
         ),
@@ -256,15 +256,24 @@ class _Run(NamedTuple):
     factor: Tensor
     graph: Graph
     weights: Weights
+    shape: _Shape
     workspace: Tensor
 
 
 def _run(
-    inputs: Tensor, factor: Tensor, node: Tensor, condition: Tensor | None, graph: Graph, weights: Weights
+    inputs: Tensor,
+    factor: Tensor,
+    node: Tensor,
+    condition: Tensor | None,
+    graph: Graph,
+    weights: Weights,
+    *,
+    goes_back: bool = True,
 ) -> tuple[_Run, tuple[Tensor, ...]]:
     """The features of atoms and pairs; with a head, what it makes of them instead."""
     inputs, factor = inputs.contiguous(), factor.contiguous()
     shape = _shape(graph, weights)
+    shape.is_lean = not goes_back or _size(shape) * inputs.itemsize > plenty()
     workspace = weights.workspace.take(_size(shape) + sum(_extra(shape)), inputs)
     features, answer = _features(shape, workspace)[:2], None
     if weights.has_head:
@@ -274,13 +283,13 @@ def _run(
     condition = None if condition is None else condition.contiguous()
     data = [inputs, factor, node.contiguous(), condition]
     _call("forward", shape, graph, weights, workspace, data, [*features, answer])
-    return _Run(inputs, factor, graph, weights, workspace), tuple(features) if answer is None else (answer,)
+    run = _Run(inputs, factor, graph, weights, shape, workspace)
+    return run, tuple(features) if answer is None else (answer,)
 
 
 def _run_back(run: _Run, slopes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The slopes of the inputs and of the factor; the run is used up."""
-    inputs, factor, graph, weights, workspace = run
-    shape = _shape(graph, weights)
+    inputs, factor, graph, weights, shape, workspace = run
     of_inputs, of_factor = torch.zeros_like(inputs), torch.zeros_like(factor)
     *features, scratch = _features(shape, workspace)
     if not weights.has_head:
@@ -309,6 +318,15 @@ def _features(shape: _Shape, workspace: Tensor) -> list[Tensor]:
     size, extra = _size(shape), _extra(shape)
     atoms, pairs, scratch = workspace[size : size + sum(extra)].split(extra)
     return [atoms.view(-1, shape.d_node), pairs.view(-1, shape.width), scratch]
+
+
+def _answer(*arguments: Any) -> tuple[Tensor, ...]:
+    """What `_run` answers, with or without a way back."""
+    if torch.is_grad_enabled():
+        return cast(tuple[Tensor, ...], _Trunk.apply(*arguments))
+    run, answer = _run(*arguments, goes_back=False)
+    run.weights.workspace.give(run.workspace)
+    return answer
 
 
 class _Trunk(torch.autograd.Function):

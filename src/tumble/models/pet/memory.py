@@ -1,6 +1,7 @@
 """Memory as the engine wants it: in large pages, from one call to the next, at the start of a cache line."""
 
 import ctypes
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,11 @@ from torch import Tensor
 
 LINE = 64
 """Bytes of a cache line, and of a register of the engine."""
+
+
+def plenty() -> int:
+    """Bytes above which a call computes twice what it could keep: a quarter of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def room(size: int, dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,7 @@
 #include "product.h"
 
 struct Shape {
-  Int n_atoms, n_pairs, width, d_node, d_feedforward, n_heads, n_inputs, n_layers, n_attention, is_wide, d_head, n_threads;
+  Int n_atoms, n_pairs, width, d_node, d_feedforward, n_heads, n_inputs, n_layers, n_attention, is_wide, d_head, is_lean, n_threads;
   double eps;
 };
 
@@ -92,8 +92,9 @@ struct Saved {  // activations of all layers in one workspace
       l.hidden = next(P * D), l.tokens = next(P * D), l.mean = next(P), l.scale = next(P), l.both = next(P * 2 * D);
       l.transforms.resize(s.n_attention);
       for (auto& t : l.transforms) {
-        t.edge = next(P * D), t.edge_norm = next(P), t.edge_qkv = next(P * 3 * D), t.edge_sum = next(P * H);
-        t.middle = next(P * D), t.middle_norm = next(P), t.up = next(P * 2 * F);
+        t.edge = next(P * D), t.edge_norm = next(P), t.edge_sum = next(P * H);
+        t.middle = next(P * D), t.middle_norm = next(P);
+        if (!s.is_lean) t.edge_qkv = next(P * 3 * D), t.up = next(P * 2 * F);  // else computed again on the way back
         t.center = next(N * D), t.center_norm = next(N), t.center_qkv = next(N * 3 * D), t.center_sum = next(N * H);
         if (s.is_wide) t.node = next(N * M), t.node_norm = next(N), t.node_up = next(N * 4 * M);
       }

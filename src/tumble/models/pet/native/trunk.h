@@ -57,7 +57,7 @@ struct Trunk {
   Int n_chunks() const { return Int(chunks.size()) - 1; }
 
   struct Scratch {
-    std::vector<T> a, b, c, d;
+    std::vector<T> a, b, c, d, qkv, up;
     Attention<T, H> attention;
     explicit Scratch(Int width) : attention(width) {}
     static T* get(std::vector<T>& v, Int size) {
@@ -66,8 +66,8 @@ struct Trunk {
     }
   };
 
-  // Queries, keys and values of one atom to its attention: center first, then its pairs.
-  void gather(Attention<T, H>& at, const typename Saved<T>::Transform& t, Int i, bool is_back) const {
+  // Queries, keys and values of one atom to its attention: center first, then its pairs, whose first is at `edge_qkv`.
+  void gather(Attention<T, H>& at, const typename Saved<T>::Transform& t, const T* edge_qkv, Int i, bool is_back) const {
     const Int first = where.starts[i], count = where.starts[i + 1] - first;
     at.resize(count + 1, is_back);
     const auto row = [&](Int place, const T* qkv) {
@@ -76,7 +76,7 @@ struct Trunk {
       std::memcpy(at.v.data() + place * D, qkv + 2 * D, D * sizeof(T));
     };
     row(0, t.center_qkv + i * 3 * D);
-    for (Int p = 0; p < count; ++p) row(p + 1, t.edge_qkv + (first + p) * 3 * D);
+    for (Int p = 0; p < count; ++p) row(p + 1, edge_qkv + p * 3 * D);
     std::fill(at.bias.begin(), at.bias.begin() + at.stride, T(-1e30));
     for (Int p = 0; p <= count; ++p)
       std::fill_n(at.bias.begin() + p * H, H, p ? std::log(std::max(factor[first + p - 1], T(1e-15))) : T(0));
@@ -95,17 +95,34 @@ struct Trunk {
     forth(rows, D, D, active, layer.tokens, out, layer.tokens_bias);
   }
 
+  // Queries, keys and values of the pairs from e on, and what is gated; kept, or computed again where memory is short.
+  T* qkv_of(Scratch& w, Int l, Int a, Int e, Int rows) const {
+    const auto& weight = weights.layers[l].transforms[a];
+    const auto& t = saved.layers[l].transforms[a];
+    T *y = Scratch::get(w.a, rows * D), *qkv = s.is_lean ? Scratch::get(w.qkv, rows * 3 * D) : t.edge_qkv + e * 3 * D;
+    normalise(t.edge + e * D, y, t.edge_norm + e, rows, D, T(s.eps));
+    forth(rows, 3 * D, D, y, weight.qkv, qkv, weight.qkv_bias);
+    return qkv;
+  }
+  T* up_of(Scratch& w, Int l, Int a, Int e, Int rows) const {
+    const auto& weight = weights.layers[l].transforms[a];
+    const auto& t = saved.layers[l].transforms[a];
+    T *y = Scratch::get(w.a, rows * D), *up = s.is_lean ? Scratch::get(w.up, rows * 2 * F) : t.up + e * 2 * F;
+    normalise(t.middle + e * D, y, t.middle_norm + e, rows, D, T(s.eps));
+    forth(rows, 2 * F, D, y, weight.in_mlp, up, weight.in_mlp_bias);
+    return up;
+  }
+
   void transform(Scratch& w, Int l, Int a, Int c) const {
     const auto& weight = weights.layers[l].transforms[a];
     const auto& t = saved.layers[l].transforms[a];
     const Int first = chunks[c], e = where.starts[first], rows = where.starts[chunks[c + 1]] - e;
-    T *y = Scratch::get(w.a, rows * D), *answer = Scratch::get(w.b, rows * D), *x = t.edge + e * D;
-    normalise(x, y, t.edge_norm + e, rows, D, T(s.eps));
-    forth(rows, 3 * D, D, y, weight.qkv, t.edge_qkv + e * 3 * D, weight.qkv_bias);
+    const T *x = t.edge + e * D, *qkv = qkv_of(w, l, a, e, rows);
+    T* answer = Scratch::get(w.b, rows * D);
     std::vector<T>& sums = w.d;
     for (Int i = first; i < chunks[c + 1]; ++i) {
-      gather(w.attention, t, i, false);
       const Int at = where.starts[i], count = where.starts[i + 1] - at;
+      gather(w.attention, t, qkv + (at - e) * 3 * D, i, false);
       T* sum = Scratch::get(sums, (count + 1) * H);
       w.attention.forward(sum);
       std::memcpy(t.center_sum + i * H, sum, H * sizeof(T));
@@ -117,9 +134,8 @@ struct Trunk {
     for (Int p = 0; p < rows; ++p)
       for (Int k = 0; k < D; k += n) store(middle + p * D + k, load(x + p * D + k) + load(weight.out_bias + k));
     forth(rows, D, D, answer, weight.out, middle, true);
-    normalise(middle, y, t.middle_norm + e, rows, D, T(s.eps));
-    T *up = t.up + e * 2 * F, *gated = Scratch::get(w.b, rows * F);
-    forth(rows, 2 * F, D, y, weight.in_mlp, up, weight.in_mlp_bias);
+    const T* up = up_of(w, l, a, e, rows);
+    T* gated = Scratch::get(w.b, rows * F);
     gate(up, gated, rows, F);
     const bool is_last = a + 1 == s.n_attention;
     T* out = (is_last ? saved.layers[l].tokens : saved.layers[l].transforms[a + 1].edge) + e * D;
@@ -367,22 +383,26 @@ struct Trunk {
     const auto& weight = weights.layers[l].transforms[a];
     const auto& t = saved.layers[l].transforms[a];
     const Int first = chunks[c], e = where.starts[first], rows = where.starts[chunks[c + 1]] - e;
+    const T* was_up = s.is_lean ? up_of(w, l, a, e, rows) : t.up + e * 2 * F;
     T *gated = Scratch::get(w.a, rows * F), *up = Scratch::get(w.b, rows * 2 * F), *here = slope + e * D;
     back(rows, D, F, here, weight.out_mlp, gated, false);
-    gate_back(t.up + e * 2 * F, gated, up, rows, F);
+    gate_back(was_up, gated, up, rows, F);
     T* y = Scratch::get(w.c, rows * D);
     back(rows, 2 * F, D, up, weight.in_mlp, y, false);
     normalise_back(t.middle + e * D, t.middle_norm + e, y, here, rows, D, true);
     T *answer = y, *qkv = Scratch::get(w.b, rows * 3 * D);
     back(rows, D, D, here, weight.out, answer, false);
-    for (Int i = first; i < chunks[c + 1]; ++i) attention_back(w, t, i, answer - e * D, of_answer, qkv - e * 3 * D, of_qkv, of_factor);
+    const T* was_qkv = s.is_lean ? qkv_of(w, l, a, e, rows) : t.edge_qkv + e * 3 * D;
+    for (Int i = first; i < chunks[c + 1]; ++i) {
+      gather(w.attention, t, was_qkv + (where.starts[i] - e) * 3 * D, i, true);
+      attention_back(w, t, i, answer - e * D, of_answer, qkv - e * 3 * D, of_qkv, of_factor);
+    }
     back(rows, 3 * D, D, qkv, weight.qkv, y, false);
     normalise_back(t.edge + e * D, t.edge_norm + e, y, here, rows, D, true);
   }
   void attention_back(Scratch& w, const typename Saved<T>::Transform& t, Int i, const T* of_edges,
                       const T* of_centers, T* edge_qkv, T* center_qkv, T* of_factor) const {
     auto& at = w.attention;
-    gather(at, t, i, true);
     const Int first = where.starts[i], count = where.starts[i + 1] - first;
     T* sum = Scratch::get(w.d, (count + 1) * H);
     std::memcpy(sum, t.center_sum + i * H, H * sizeof(T));
