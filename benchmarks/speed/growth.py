@@ -10,7 +10,7 @@ from speed.plan import Plan, say
 from speed.processes import interleave, start
 from speed.steps import REFERENCE
 
-SIDES = (3, 4, 6, 8, 12, 19, 32)
+SIDES = (3, 4, 6, 8, 12, 14, 19, 32)
 """Molecules along an edge: 81 to 98,304 atoms."""
 
 MOST_MEMORY = 0.7
