@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import importlib
 import os
 import re
 import subprocess
@@ -287,6 +288,13 @@ def desk(tmp_path_factory) -> Path:
     done = run(sys.executable, str(ROOT / "tests" / "desk.py"), cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_what_a_page_documents_automatically_is_there(page):
+    for name in re.findall(r"^\.\. auto\w+:: (\S+)", page.read_text(), flags=re.M):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=shown)
