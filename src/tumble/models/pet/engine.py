@@ -249,15 +249,21 @@ class _Edges(torch.autograd.Function):
         return _find_back(ctx.found, slopes[4], slopes[5]), None, None, None
 
 
+class Call(NamedTuple):
+    """What every call of a compiled function is about."""
+
+    shape: Any
+    graph: Graph
+    weights: Weights
+    workspace: Tensor
+
+
 class _Run(NamedTuple):
     """A call forward, as the way back must know it."""
 
+    call: Call
     inputs: Tensor
     factor: Tensor
-    graph: Graph
-    weights: Weights
-    shape: _Shape
-    workspace: Tensor
 
 
 def _run(
@@ -282,23 +288,22 @@ def _run(
         features = [torch.empty_like(one) for one in features]
     condition = None if condition is None else condition.contiguous()
     data = [inputs, factor, node.contiguous(), condition]
-    _call("forward", shape, graph, weights, workspace, data, [*features, answer])
-    run = _Run(inputs, factor, graph, weights, shape, workspace)
-    return run, tuple(features) if answer is None else (answer,)
+    this = Call(shape, graph, weights, workspace)
+    _call("forward", this, data, [*features, answer])
+    return _Run(this, inputs, factor), tuple(features) if answer is None else (answer,)
 
 
 def _run_back(run: _Run, slopes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The slopes of the inputs and of the factor; the run is used up."""
-    inputs, factor, graph, weights, shape, workspace = run
-    of_inputs, of_factor = torch.zeros_like(inputs), torch.zeros_like(factor)
-    *features, scratch = _features(shape, workspace)
-    if not weights.has_head:
+    of_inputs, of_factor = torch.zeros_like(run.inputs), torch.zeros_like(run.factor)
+    *features, scratch = _features(run.call.shape, run.call.workspace)
+    has_head = run.call.weights.has_head
+    if not has_head:
         for here, slope in zip(features, slopes, strict=True):
             here.copy_(slope)
-    seeds = slopes[0].contiguous() if weights.has_head else None
-    out = (*features, of_inputs, of_factor, scratch)
-    _call("backward", shape, graph, weights, workspace, [inputs, factor, seeds], out)
-    weights.workspace.give(workspace)
+    seeds = slopes[0].contiguous() if has_head else None
+    _call("backward", run.call, [run.inputs, run.factor, seeds], (*features, of_inputs, of_factor, scratch))
+    run.call.weights.workspace.give(run.call.workspace)
     return of_inputs, of_factor
 
 
@@ -325,7 +330,7 @@ def _answer(*arguments: Any) -> tuple[Tensor, ...]:
     if torch.is_grad_enabled():
         return cast(tuple[Tensor, ...], _Trunk.apply(*arguments))
     run, answer = _run(*arguments, goes_back=False)
-    run.weights.workspace.give(run.workspace)
+    run.call.weights.workspace.give(run.call.workspace)
     return answer
 
 
@@ -368,22 +373,13 @@ def _shape(graph: Graph, weights: Weights) -> _Shape:
     )
 
 
-def _call(
-    name: str,
-    shape: _Shape,
-    graph: Graph,
-    weights: Weights,
-    workspace: Tensor,
-    data: Sequence[Tensor | None],
-    out: Sequence[Tensor | None],
-) -> None:
-    where = _Where(*(part.data_ptr() for part in graph))
-    failed = getattr(_library(), name + SUFFIX[workspace.dtype])(
-        ctypes.byref(shape),
-        ctypes.byref(where),
-        weights.addresses,
-        ctypes.c_void_p(workspace.data_ptr()),
-        addresses(data),
-        addresses(out),
-    )
-    assert not failed, f"the engine does not know {shape.n_heads} heads"
+def _call(name: str, run: Call, data: Sequence[Tensor | None], out: Sequence[Tensor | None]) -> None:
+    call(getattr(_library(), name + SUFFIX[run.workspace.dtype]), run, data, out)
+
+
+def call(function: Any, run: Call, data: Sequence[Tensor | None], out: Sequence[Tensor | None], *between: Any) -> None:
+    """Call a compiled function: the shape, the graph, the weights, what else it takes, memory, data and results."""
+    where = _Where(*(part.data_ptr() for part in run.graph))
+    pointers = (ctypes.c_void_p(run.workspace.data_ptr()), addresses(data), addresses(out))
+    failed = function(ctypes.byref(run.shape), ctypes.byref(where), run.weights.addresses, *between, *pointers)
+    assert not failed, f"the engine does not know {run.shape.n_heads} heads"

@@ -94,13 +94,14 @@ class _Slopes(torch.autograd.Function):
         inputs, factor = inputs.detach().contiguous(), factor.detach().contiguous()
         shape = engine._shape(graph, weights._replace(has_head=True))
         atoms, pairs, width, d_node = shape.n_atoms, shape.n_pairs, shape.width, shape.d_node
-        size = getattr(_library(), f"size{SUFFIX[inputs.dtype]}")(ctypes.byref(shape))
+        size = _function("size", inputs)(ctypes.byref(shape))
         scratch = 2 * (atoms * (d_node + 4 * width) + 2 * pairs * width)
         lease = _Lease(weights.workspace, 2 * size + scratch, inputs)
         condition = None if condition is None else condition.detach().contiguous()
         answer = inputs.new_empty(atoms), torch.zeros_like(inputs), torch.zeros_like(factor)
         data = [inputs, factor, node.detach().contiguous(), condition]
-        _call("first", shape, (graph, weights), (), lease.memory, data, [*answer, lease.memory[2 * size :]])
+        this = engine.Call(shape, graph, weights, lease.memory)
+        engine.call(_function("first", inputs), this, data, [*answer, lease.memory[2 * size :]])
         ctx.kept = (inputs, factor, graph, weights, lease, 2 * size, condition is not None)
         ctx.are_matrices, ctx.shapes = are_matrices, [one.shape for one in folded]
         return answer
@@ -114,17 +115,15 @@ class _Slopes(torch.autograd.Function):
         starts, total = _places(ctx.shapes)
         gradients = inputs.new_zeros(shape.n_threads, total)
         own = [gradients[0, start:] for start in starts]
-        learned = [
-            total,
-            *(part for one, both in zip(own, ctx.are_matrices, strict=True) for part in [one, one][: 1 + both]),
-        ]
+        twice = [part for one, both in zip(own, ctx.are_matrices, strict=True) for part in [one, one][: 1 + both]]
         of_inputs, of_factor = torch.zeros_like(inputs), torch.zeros_like(factor)
         of_condition = inputs.new_zeros(atoms, d_node) if has_condition else None
         seeds, *along = (one.contiguous() for one in above)
         scratch = lease.memory[place:]
         data = [inputs, factor, *along, seeds]
         out = [of_inputs, of_factor, of_condition, scratch]
-        _call("second", shape, (graph, weights), learned, lease.memory, data, out)
+        this = engine.Call(shape, graph, weights, lease.memory)
+        engine.call(_function("second", inputs), this, data, out, addresses(twice), ctypes.c_int64(total))
         of_node = scratch[atoms * d_node : 2 * atoms * d_node].view(atoms, d_node).clone()
         summed = gradients[0] if shape.n_threads == 1 else gradients.sum(0)
         parts = _cut(summed, starts, ctx.shapes, ctx.are_matrices)
@@ -149,32 +148,8 @@ def _cut(summed: Tensor, starts: list[int], shapes: list[torch.Size], are_matric
     return parts
 
 
-def _library() -> Any:
+def _function(name: str, like: Tensor) -> Any:
     library = native.library(SOURCE)
     assert library is not None
     library.size32.restype = library.size64.restype = ctypes.c_int64
-    return library
-
-
-def _call(
-    name: str,
-    shape: Any,
-    net: tuple[Graph, Weights],
-    gradients: Sequence[Any],
-    workspace: Tensor,
-    data: Sequence[Tensor | None],
-    out: Sequence[Tensor | None],
-) -> None:
-    graph, weights = net
-    where = engine._Where(*(part.data_ptr() for part in graph))
-    learned = (addresses(gradients[1:]), ctypes.c_int64(gradients[0])) if gradients else ()
-    failed = getattr(_library(), name + SUFFIX[workspace.dtype])(
-        ctypes.byref(shape),
-        ctypes.byref(where),
-        weights.addresses,
-        *learned,
-        ctypes.c_void_p(workspace.data_ptr()),
-        addresses(data),
-        addresses(out),
-    )
-    assert not failed, f"the engine does not know {shape.n_heads} heads"
+    return getattr(library, name + SUFFIX[like.dtype])

@@ -9,19 +9,6 @@
 
 namespace {
 
-template <class T, class Do>
-int with_heads(Int heads, Do&& act) {
-  switch (heads) {
-    case 1: act(std::integral_constant<int, 1>{}); return 0;
-    case 2: act(std::integral_constant<int, 2>{}); return 0;
-    case 4: act(std::integral_constant<int, 4>{}); return 0;
-    case 8: act(std::integral_constant<int, 8>{}); return 0;
-  }
-  if constexpr (Lanes<T>::n >= 16)
-    if (heads == 16) return act(std::integral_constant<int, 16>{}), 0;
-  return 1;
-}
-
 template <class T>
 Int run_edges(const Pairs& g, const Cut& cut, const void* vectors, void* const* out) {
   const auto real = [&](int k) { return static_cast<T*>(out[k]); };

@@ -4,19 +4,6 @@
 
 namespace {
 
-template <class T, class Do>
-int with_heads(Int heads, Do&& act) {
-  switch (heads) {
-    case 1: act(std::integral_constant<int, 1>{}); return 0;
-    case 2: act(std::integral_constant<int, 2>{}); return 0;
-    case 4: act(std::integral_constant<int, 4>{}); return 0;
-    case 8: act(std::integral_constant<int, 8>{}); return 0;
-  }
-  if constexpr (Lanes<T>::n >= 16)
-    if (heads == 16) return act(std::integral_constant<int, 16>{}), 0;
-  return 1;
-}
-
 // in: inputs, factor, first nodes, condition; out: energies, slopes of inputs and factor (zeroed), scratch.
 template <class T>
 int run_first(const Shape& s, const Where& g, const void* const* w, T* workspace, const void* const* in, void* const* out) {
