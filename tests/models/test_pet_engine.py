@@ -1,6 +1,7 @@
 """The compiled engine of PET against its definition in torch, on every path that leads to it."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tumble import native
 from tumble.batch import Batch, Properties, collate
-from tumble.models.pet import PET, PETSettings, engine
+from tumble.models.pet import PET, PETSettings, engine, memory
 from tumble.orbit import Orbit
 from tumble.potential import Direct, Gradient, collate_for
 from tumble.rotations import Rotations
@@ -227,6 +228,18 @@ def test_what_is_computed_twice_is_the_same(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(engine, "plenty", lambda: 0)
     again = potential(batch)
     assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
+
+
+def test_a_container_may_have_less_memory_than_its_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path / "memory.max")
+    found = []
+    for limit in ("4096\n", "max\n", None):
+        (tmp_path / "memory.max").unlink(missing_ok=True)
+        if limit is not None:
+            (tmp_path / "memory.max").write_text(limit)
+        found.append(memory.plenty.__wrapped__())
+    assert found[0] == 1024
+    assert found[1] == found[2] > 1024
 
 
 def test_two_calls_at_once_do_not_share_their_memory() -> None:

@@ -3,19 +3,28 @@
 import ctypes
 import os
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
 LINE = 64
 """Bytes of a cache line, and of a register of the engine."""
 
 
+@cache
 def plenty() -> int:
-    """Bytes above which a call computes twice what it could keep: a quarter of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    """Bytes above which a call computes twice what it could keep: a quarter of the machine's or container's memory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        allowed = int(CONTAINER.read_text())
+    except (OSError, ValueError):  # no such system, or "max": no limit
+        allowed = total
+    return min(total, allowed) // 4
 
 
 def room(size: int, dtype: torch.dtype) -> Tensor:
