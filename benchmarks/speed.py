@@ -17,6 +17,7 @@ Writes benchmarks/results/<date>-speed.md and .json, after every case.
 import argparse
 import json
 import os
+import sys
 import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -74,10 +75,19 @@ def header(plan: Plan) -> list[str]:
 
 
 def _measured_before(path: Path, plan: Plan) -> dict[str, Any]:
-    """What is known already of this day and machine: a section can be measured alone."""
-    now = {"machine": plan.machine, "threads": plan.threads, "device": plan.device}
-    before = json.loads(path.read_text()) if path.exists() else {}
-    return before if now.items() <= before.items() else now
+    """What is known already of this day and machine: a section can be measured alone.
+
+    Raises:
+        SystemExit: the file holds what was measured otherwise, and would be lost.
+    """
+    now = {"machine": plan.machine, "threads": plan.threads, "device": plan.device, "clock": os.environ[VARIABLE]}
+    before = json.loads(path.read_text()) if path.exists() else now
+    if other := {name: before.get(name) for name in now if before.get(name) != now[name]}:
+        sys.exit(
+            f"{path} was measured with {other}; { ({name: now[name] for name in other}) } is asked for now, and one "
+            "file holds one of them. Name another folder with --out."
+        )
+    return before
 
 
 def _page(plan: Plan, found: dict[str, Any]) -> list[str]:

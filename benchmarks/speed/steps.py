@@ -129,8 +129,8 @@ def report(cases: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Energy and forces per step",
         "",
-        "Milliseconds, median of rounds. ΔF: largest error of a force component against float64, over the largest "
-        "component.",
+        f"Milliseconds, median of rounds. Fastest rounds: {REFERENCE} / {OURS[0]}, each in its best round. ΔF: largest "
+        "error of a force component against float64, over the largest component.",
         "",
     ]
     return lines + _times(cases) + [""] + _floors(cases) + [""] + _memory(cases)
@@ -147,9 +147,10 @@ def _times(cases: list[dict[str, Any]]) -> list[str]:
             Ratio.of(times[REFERENCE], times[name]) if name in times and REFERENCE in times else None for name in ours
         ]
         errors = case.get("force_error", {})
-        row += ratios
+        has_both = REFERENCE in times and OURS[0] in times
+        row += [*ratios, f"{min(times[REFERENCE]) / min(times[OURS[0]]):.2f}" if has_both else None]
         rows.append(row + [f"{errors[name]:.0e}" if name in errors else None for name in ("tumble", REFERENCE)])
-    head = ["model", "system", *names, *(f"{REFERENCE} / {name}" for name in ours)]
+    head = ["model", "system", *names, *(f"{REFERENCE} / {name}" for name in ours), "fastest rounds"]
     head += [f"ΔF, {name}" for name in ("tumble", REFERENCE)]
     return table(head, rows)
 

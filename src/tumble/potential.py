@@ -68,7 +68,7 @@ class Model(nn.Module, ABC):
         Differentiable again unless `weights_are_constant`. None, as here, where autograd is the fastest way to them.
 
         Args:
-            batch: what `differentiable` returned.
+            batch: what `differentiable` returned; where weights are constant, any batch.
         """
         return None
 
