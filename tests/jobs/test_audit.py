@@ -16,9 +16,10 @@ from tumble.batch import Batch, Properties, has_volume
 from tumble.bridges.ase import Foreign
 from tumble.data import Dataset
 from tumble.jobs.audit import AUDIT_V1, AuditSettings, Thresholds, audit
-from tumble.jobs.audit.conservation import force_gap
 from tumble.jobs.audit.ladder import MEASURING, measuring_rules, price
-from tumble.jobs.audit.measures import (
+from tumble.jobs.audit.measures.floor import LEAST, floor, scatter
+from tumble.jobs.audit.measures.force_gap import force_gap
+from tumble.jobs.audit.measures.spread import (
     difference,
     forbidden_stress,
     free_energy,
@@ -28,10 +29,9 @@ from tumble.jobs.audit.measures import (
     sizes,
     spectra,
 )
-from tumble.jobs.audit.precision import LEAST, floor, scatter
+from tumble.jobs.audit.measures.torque import by_differences, torque
 from tumble.jobs.audit.residual import residual
 from tumble.jobs.audit.survey import body_axis
-from tumble.jobs.audit.torque import by_differences, torque
 from tumble.models.pair import LennardJones
 from tumble.models.pet import PET, PETSettings
 from tumble.orbit import Orbit

@@ -22,7 +22,7 @@ from pet_reference import (
     triclinic,
 )
 from tumble.batch import collate, turn
-from tumble.jobs.audit.torque import by_differences, torque
+from tumble.jobs.audit.measures.torque import by_differences, torque
 from tumble.models.pet import PET, PETSettings
 from tumble.models.pet.long_range import direct
 from tumble.packs import predict

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tumble.batch import Properties
-from tumble.jobs.audit.measures import Sizes, Spectrum, is_resolving
+from tumble.jobs.audit.measures.spread import Sizes, Spectrum, is_resolving
 from tumble.jobs.audit.settings import AuditSettings
 from tumble.jobs.audit.survey import Finding
 from tumble.results import Curve, Map, Series, Sketch

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import torch
 
 from tumble.batch import Batch, Properties
-from tumble.jobs.audit.measures import Sizes, difference, is_resolving, larger, sizes
+from tumble.jobs.audit.measures.spread import Sizes, difference, is_resolving, larger, sizes
 from tumble.jobs.audit.residual import residual
 from tumble.jobs.audit.settings import AUTO, AuditSettings
 from tumble.orbit import Orbit, mean_over, passes

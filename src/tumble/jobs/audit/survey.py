@@ -8,13 +8,13 @@ from ase import Atoms
 
 from tumble.batch import Batch, Properties, has_volume
 from tumble.crystal import Resolution, check_resolution, point_operations
-from tumble.jobs.audit import measures
-from tumble.jobs.audit.conservation import ForceGap, force_gap
 from tumble.jobs.audit.ladder import Remedy, Tick, orbit_of, remedies, timed_call
-from tumble.jobs.audit.measures import FreeEnergy, Sizes, Spectrum, difference, sizes
-from tumble.jobs.audit.precision import floor
+from tumble.jobs.audit.measures import spread as measures
+from tumble.jobs.audit.measures.floor import floor
+from tumble.jobs.audit.measures.force_gap import ForceGap, force_gap
+from tumble.jobs.audit.measures.spread import FreeEnergy, Sizes, Spectrum, difference, sizes
+from tumble.jobs.audit.measures.torque import torque
 from tumble.jobs.audit.settings import AuditSettings
-from tumble.jobs.audit.torque import torque
 from tumble.orbit import Orbit
 from tumble.potential import Potential, collate_for
 from tumble.rotations import Rotations

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tumble.jobs.audit.measures import Sizes
+from tumble.jobs.audit.measures.spread import Sizes
 from tumble.jobs.audit.settings import AuditSettings
 from tumble.jobs.audit.survey import Finding
 from tumble.results import Cell, Table, number

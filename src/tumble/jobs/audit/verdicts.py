@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tumble.jobs.audit.measures import Sizes
+from tumble.jobs.audit.measures.spread import Sizes
 from tumble.jobs.audit.settings import AuditSettings, Thresholds
 from tumble.jobs.audit.survey import Finding
 from tumble.results import Verdict, number
