@@ -4,6 +4,7 @@ import torch
 from ase.build import molecule
 
 import tumble
+from tumble.orbit import residual
 from tumble.potential import collate_for
 
 water = tumble.load("water", dtype="float64")
@@ -22,6 +23,6 @@ total = float(spread.energy) ** 2
 for degree, power in enumerate((proper + pseudo).tolist()[1:], start=1):
     print(f"l = {degree}: {100 * power / total:5.1f} % of the variance of the energy")
 
-left = orbit.expected_error(tumble.Rotations.parse("Oh")).energy
-print(f"averaged over Oh, {1000 * float(left):.4f} meV of the resolved channels would be left")
+left = residual(orbit, tumble.Rotations.parse("Oh")).energy
+print(f"averaged over Oh, {1000 * float(left):.4f} meV would be left")
 assert torch.isfinite(left).all()

@@ -38,13 +38,15 @@ RULES = {
     "random:7": (7, 0),
     "random:7:3": (7, 0),
 }
+FRAMES = {"": 1, "@generic": 1, "@random:2:3": 2}
 
 
+@pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("spec", RULES)
-def test_a_rule_has_its_nodes_and_removes_every_channel_up_to_its_degree(spec):
-    rotations = Rotations.parse(spec)
+def test_a_rule_has_its_nodes_and_removes_every_channel_up_to_its_degree_in_every_frame(spec, frame):
+    rotations = Rotations.parse(spec + frame)
     nodes, degree = RULES[spec]
-    assert (len(rotations), rotations.degree, rotations.name) == (nodes, degree, spec)
+    assert (len(rotations), rotations.degree, rotations.name) == (nodes * FRAMES[frame], degree, spec + frame)
     assert float(rotations.residuals(degree)[:, 1:].abs().sum()) < 1e-13
     # The residual is a square; the amplitude itself vanishes to rounding too: Σ_r w_r χ(Q_r X⁻¹) = 0 for any X.
     for probe in Rotations.random(5, seed=1).matrices:
@@ -53,15 +55,17 @@ def test_a_rule_has_its_nodes_and_removes_every_channel_up_to_its_degree(spec):
         assert float(sums[:, 1:].abs().sum()) < 1e-12
 
 
-@pytest.mark.parametrize("spec", [s for s in RULES if s not in ("euler:1", "o3:5")])
-def test_the_next_channel_survives(spec):
-    rotations = Rotations.parse(spec)
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("spec", RULES)
+def test_the_next_channel_survives_in_every_frame(spec, frame):
+    rotations = Rotations.parse(spec + frame)
     assert float(rotations.residuals(rotations.degree + 1)[:, -1].max()) > 1e-3
 
 
+@pytest.mark.parametrize("frame", ["", "@generic"])
 @pytest.mark.parametrize(("spec", "survivors"), [("T", [3, 4, 6, 7, 8]), ("O", [4, 6, 8]), ("I", [6])])
-def test_a_group_leaves_exactly_the_channels_that_have_invariants(spec, survivors):
-    left = Rotations.parse(spec).residuals(8)
+def test_a_group_leaves_exactly_the_channels_that_have_invariants(spec, survivors, frame):
+    left = Rotations.parse(spec + frame).residuals(8)
     expected = torch.zeros(9, dtype=torch.float64)
     expected[0] = 1
     for ell in survivors:
@@ -69,15 +73,17 @@ def test_a_group_leaves_exactly_the_channels_that_have_invariants(spec, survivor
     torch.testing.assert_close(left, expected.expand(2, 9), atol=1e-13, rtol=0)
 
 
-def test_the_icosahedral_group_removes_seven_to_nine_eleven_thirteen_and_fourteen_too():
-    left = Rotations.parse("I").residuals(15)[0]
+@pytest.mark.parametrize("frame", FRAMES)
+def test_the_icosahedral_group_removes_seven_to_nine_eleven_thirteen_and_fourteen_too(frame):
+    left = Rotations.parse("I" + frame).residuals(15)[0]
     assert [ell for ell in range(1, 16) if left[ell] > 1e-12] == [6, 10, 12, 15]
 
 
+@pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("spec", ["i", "Th", "Oh", "Ih", "o3:7", "euler:3i"])
-def test_inversion_removes_every_channel_of_odd_parity(spec):
-    rotations = Rotations.parse(spec)
-    proper, pseudo = rotations.residuals(9)
+def test_inversion_removes_every_channel_of_odd_parity_in_every_frame(spec, frame):
+    rotations = Rotations.parse(spec + frame)
+    proper, pseudo = rotations.residuals(15)
     assert rotations.has_inversion
     assert not rotations.is_proper
     assert float(proper[1::2].abs().max()) < 1e-13
@@ -126,9 +132,12 @@ def test_lebedev_three_times_four_angles_is_the_octahedral_group():
 
 
 def test_the_opposite_of_each_node_is_found_after_a_turn_too():
-    rotations = Rotations.parse("o3:7@generic")
-    opposite = rotations.opposite()
-    torch.testing.assert_close(rotations.matrices[opposite], -rotations.matrices)
+    for frame in ("@generic", "@random:3"):
+        rotations = Rotations.parse("o3:7" + frame)
+        opposite = rotations.opposite()
+        torch.testing.assert_close(rotations.matrices[opposite], -rotations.matrices)
+        assert not bool((opposite == torch.arange(len(rotations))).any())
+    rotations = Rotations.parse("o3:7")
     shuffled = torch.randperm(len(rotations), generator=torch.Generator().manual_seed(0))
     mixed_up = Rotations(rotations.matrices[shuffled], rotations.weights[shuffled], 7, "shuffled")
     torch.testing.assert_close(mixed_up.matrices[mixed_up.opposite()], -mixed_up.matrices)
@@ -153,7 +162,7 @@ def test_characters_are_those_of_the_rotation_group():
 def test_large_sums_are_the_same_in_blocks(monkeypatch):
     rotations = Rotations.parse("o3:7@generic")
     whole = rotations.residuals(8)
-    monkeypatch.setattr("tumble.rotations._BLOCK", 1000)
+    monkeypatch.setattr("tumble.rotations.characters._BLOCK", 1000)
     torch.testing.assert_close(rotations.residuals(8), whole, atol=1e-14, rtol=1e-12)
     assert torch.equal(find(rotations.matrices, rotations.matrices), torch.arange(len(rotations)))
 
@@ -181,6 +190,7 @@ def test_random_rotations_are_uniform_on_average_and_the_same_for_the_same_seed(
     assert torch.equal(rotations.matrices, Rotations.random(n, seed=11).matrices)
     assert not torch.equal(rotations.matrices, Rotations.random(n, seed=12).matrices)
     assert rotations.is_proper
+    assert rotations.replicas == n
     # Of n independent rotations (2ℓ+1)/n is left, itself scattered by about sqrt(2) of 1/n.
     left = rotations.residuals(3)[0, 1:] * n / torch.tensor([3, 5, 7])
     assert bool(((left > 0.2) & (left < 3)).all())
@@ -213,17 +223,53 @@ def test_the_generic_frame_is_turned_on_both_sides_and_has_a_name_that_parses():
     assert torch.linalg.det(GENERIC) > 0
 
 
-def test_chunks_are_the_rule_in_order():
-    rotations = Rotations.parse("so3:7")
-    chunks = list(rotations.chunks(50))
-    assert [len(weights) for _, weights in chunks] == [50, 50, 50, 50, 8]
-    assert torch.equal(torch.cat([matrices for matrices, _ in chunks]), rotations.matrices)
-    assert torch.equal(torch.cat([weights for _, weights in chunks]), rotations.weights)
+def test_a_rule_in_random_frames_is_turned_from_the_right_copy_by_copy():
+    rule, turns = Rotations.parse("Th"), Rotations.random(3, seed=5).matrices
+    copies = Rotations.parse("Th@random:3:5")
+    assert (copies.replicas, copies.degree, copies.name) == (3, 2, "Th@random:3:5")
+    assert torch.equal(copies.matrices, torch.cat([rule.matrices @ turn for turn in turns]))
+    assert torch.equal(copies.weights, torch.full((72,), 1 / 72, dtype=torch.float64))
+    assert torch.equal(Rotations.parse("Th@random:3").matrices, rule.randomized(3, seed=0).matrices)
+    assert copies.offset(GENERIC).replicas == 3
+
+
+def test_n_randomly_turned_copies_leave_the_nth_part_of_what_one_leaves():
+    n = 20
+    left = [n * float(Rotations.parse(f"O@random:{n}:{seed}").residuals(4)[0, 4]) for seed in range(20)]
+    # One leaves 1. The sum of n random vectors of 9 components scatters by sqrt(2/9), the mean of 20 such by a tenth.
+    assert np.mean(left) == pytest.approx(1, abs=0.3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(
+        st.sampled_from(["none", "i", "T", "O", "I", "Th", "Oh", "Ih"]),
+        st.builds("{}:{}".format, st.sampled_from(["so3", "o3"]), st.integers(1, 9)),
+        st.builds("euler:{}{}".format, st.integers(1, 4), st.sampled_from(["", "i"])),
+        st.builds("random:{}{}".format, st.integers(1, 9), st.sampled_from(["", ":0", ":3", ":12345"])),
+    ),
+    st.sampled_from(["", "@lab", "@generic", "@random:1", "@random:2", "@random:3:0", "@random:2:77"]),
+)
+def test_the_name_of_every_rule_gives_the_same_rule_again(rule, frame):
+    once = Rotations.parse(rule + frame)
+    again = Rotations.parse(once.name)
+    assert torch.equal(again.matrices, once.matrices)
+    assert torch.equal(again.weights, once.weights)
+    assert (again.name, again.degree, again.replicas) == (once.name, once.degree, once.replicas)
+
+
+def test_the_lab_frame_is_the_usual_one_and_has_the_usual_name():
+    assert Rotations.parse("Oh@lab").name == "Oh"
+    assert torch.equal(Rotations.parse("o3:7@lab").matrices, Rotations.parse("o3:7").matrices)
 
 
 def test_a_rule_says_what_it_is():
     assert repr(Rotations.parse("Oh")) == "Rotations(Oh: 48 nodes, exact to degree 3, no parity-odd)"
     assert repr(Rotations.parse("T")) == "Rotations(T: 12 nodes, exact to degree 2)"
+    assert repr(Rotations.parse("Th@random:4")) == (
+        "Rotations(Th@random:4: 96 nodes in 4 replicas, exact to degree 2, no parity-odd)"
+    )
+    assert repr(Rotations.parse("random:7:1")) == "Rotations(random:7:1: 7 nodes in 7 replicas, exact to degree 0)"
 
 
 @pytest.mark.parametrize(
@@ -240,21 +286,59 @@ def test_a_rule_says_what_it_is():
         ("euler:x", "euler:3"),
         ("euler", "euler:3"),
         ("eular:2i", "euler:2"),
-        ("random", "random:100"),
+        ("random", "random:10"),
         ("random:8:1:1", "random:8"),
         ("nothing", "none"),
-        ("Oh@random", "Oh@generic"),
+        ("crystl", "crystal"),
     ],
 )
-def test_an_unknown_spec_is_refused_with_the_grammar_and_the_nearest_one(spec, nearest):
-    with pytest.raises(ValueError, match=r"not in the grammar: none, i, T, .*random:n:seed") as caught:
+def test_an_unknown_rule_is_refused_with_the_grammar_and_the_nearest_one(spec, nearest):
+    with pytest.raises(
+        ValueError, match=r'the rule ".*" is not in the grammar: RULE or RULE@FRAME; RULE none, '
+    ) as caught:
         Rotations.parse(spec)
     assert f'Did you mean "{nearest}"?' in str(caught.value)
 
 
-def test_the_rule_crystal_is_refused_with_the_way_to_get_it():
-    with pytest.raises(ValueError, match=r"has no spec\. Use tumble\.crystal\.point_operations\(atoms\)\.rule\(\)"):
-        Rotations.parse("crystal")
+@pytest.mark.parametrize(
+    ("spec", "nearest"),
+    [
+        ("Oh@genric", "Oh@generic"),
+        ("Oh@Lab", "Oh@lab"),
+        ("Oh@random", "Oh@random:10"),
+        ("Oh@random:3:", "Oh@random:3"),
+        ("so3:7@random:-2", "so3:7@random:2"),
+        ("Oh@crystals", "Oh@crystal"),
+    ],
+)
+def test_an_unknown_frame_is_refused_with_the_grammar_and_the_nearest_one(spec, nearest):
+    with pytest.raises(ValueError, match=r'the frame ".*" is not in the grammar: .*FRAME lab, generic, ran') as caught:
+        Rotations.parse(spec)
+    assert f'Did you mean "{nearest}"?' in str(caught.value)
+
+
+def test_where_rule_and_frame_are_unknown_both_are_corrected():
+    with pytest.raises(ValueError, match=r'the rule "OH" is not .*Did you mean "Oh@generic"\?'):
+        Rotations.parse("OH@generic")
+    with pytest.raises(ValueError, match=r'the rule "OH" is not .*Did you mean "Oh@generic"\?'):
+        Rotations.parse("OH@genric")
+
+
+@pytest.mark.parametrize("spec", ["crystal", "I@crystal", "crystal@generic"])
+def test_a_rule_that_needs_a_structure_is_refused_with_the_function_that_takes_one(spec):
+    with pytest.raises(ValueError, match=rf'made for one structure.*Use tumble\.crystal\.parse_rule\("{spec}"\)'):
+        Rotations.parse(spec)
+
+
+def test_more_than_one_frame_is_refused():
+    with pytest.raises(ValueError, match=r"name 2 frames; one at most was .* Leave out all but one of @random:3, @gen"):
+        Rotations.parse("T@random:3@generic")
+    with pytest.raises(
+        ValueError, match=r"rule T@random:3 cannot be put into the frame generic: it is in the frame ran"
+    ):
+        Rotations.parse("T@random:3").generic()
+    with pytest.raises(ValueError, match=r"into the frame random:2: it is in the frame generic already\. Start from T"):
+        Rotations.parse("T@generic").randomized(2)
 
 
 def test_white_space_around_a_spec_is_ignored():
@@ -270,6 +354,8 @@ def test_impossible_numbers_are_refused():
         Rotations.parse("euler:0")
     with pytest.raises(ValueError, match="0 random rotations were asked for"):
         Rotations.parse("random:0")
+    with pytest.raises(ValueError, match=r"0 randomly turned copies of Oh were .*at least 1 .* Use Oh@random:10, say"):
+        Rotations.parse("Oh@random:0")
     with pytest.raises(ValueError, match='"D2" is not a polyhedral group; T, O, I'):
         Rotations.group("D2")
 
@@ -297,3 +383,14 @@ def test_shapes_must_agree():
         Rotations(Rotations.parse("i").matrices, torch.full((3,), 1 / 3), 0, "short")
     with pytest.raises(ValueError, match=r"R >= 1, were expected"):
         Rotations(torch.zeros(0, 3, 3), torch.zeros(0), 0, "empty")
+
+
+def test_replicas_must_be_blocks_of_one_length_and_one_weight():
+    matrices = Rotations.parse("random:4").matrices
+    weights = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
+    assert Rotations(matrices, weights, 0, "weighted", 2).replicas == 2
+    for replicas in (0, 3):
+        with pytest.raises(ValueError, match=rf"4 rotations cannot be {replicas} replicas of one rule; at least 1"):
+            Rotations(matrices, weights, 0, "uneven", replicas)
+    with pytest.raises(ValueError, match=r"replicas have weights from 0\.4 to 0\.6; each of 2 .* to have 0\.5"):
+        Rotations(matrices, torch.tensor([0.1, 0.3, 0.2, 0.4], dtype=torch.float64), 0, "heavy", 2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tumble.batch import Properties
-from tumble.orbit import Orbit
+from tumble.orbit.orbit import Orbit
 from tumble.rotations import Rotations
 
 UNSEEN = 8
@@ -24,13 +24,18 @@ def residual(orbit: Orbit, rule: Rotations) -> Properties:
     the unresolved variance, the worst share of the next `UNSEEN` channels is assumed.
 
     Args:
-        orbit: over a measuring rule, see `measures.is_resolving`.
+        orbit: over a measuring rule. One of degree 6 or more resolves the lowest channels; what it does not resolve is
+            in the estimate as a bound.
         rule: what would be averaged over.
 
     Returns:
         energy (S,) eV, forces (N,) eV/Å, stress (S,) eV/Å³, norms over components.
+
+    Raises:
+        ValueError: the rule of the orbit has inverted nodes without opposites.
     """
-    l_max = orbit.rotations.degree // 2
+    orbit.check_parity()
+    l_max = orbit.resolves
     fold = _Fold.of(orbit.rotations)
     everything = _kernels(fold, Rotations.parse("none"), l_max)
     kept = _kernels(fold, rule, l_max)
