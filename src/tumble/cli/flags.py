@@ -32,7 +32,8 @@ def with_settings(settings: type[Settings], command: Command) -> Command:
     called with a path it reads that file if the user named none.
 
     Args:
-        settings: fields of fields become dotted flags, `--model.cutoff`; lists of Settings are left to YAML.
+        settings: fields of fields become dotted flags, `--model.cutoff`; lists of Settings are left to YAML. A field
+            whose `json_schema_extra` has "also" gets that as a second name.
         command: what to run. Its YAML file is the flag `--config`, or its own parameter of that name.
     """
     own = dict(inspect.signature(command).parameters)
@@ -91,8 +92,10 @@ def _holds_settings(annotation: Any) -> bool:
 
 
 def _flag(path: tuple[str, ...], field: FieldInfo, default: Any) -> inspect.Parameter:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    names = [".".join(path), *([str(extra["also"])] if "also" in extra else [])]
     parameter = Parameter(
-        name="--" + ".".join(path).replace("_", "-"),
+        name=["--" + name.replace("_", "-") for name in names],
         help=field.description,
         group=SETTINGS,
         show_default=not field.is_required() and default is not None and default != (),

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tumble.batch import Properties
+from tumble.jobs.audit.finding import Finding
 from tumble.jobs.audit.measures.spread import Sizes, Spectrum, is_resolving
 from tumble.jobs.audit.settings import AuditSettings
-from tumble.jobs.audit.survey import Finding
+from tumble.jobs.audit.turned import Turned
 from tumble.results import Curve, Map, Series, Sketch
 from tumble.units import BOLTZMANN, MEV
 
@@ -18,30 +19,32 @@ POINTS = 3000
 BINS = 30
 
 
+Shown = tuple[Finding, Turned]
+"""A structure, and what it shows when it is turned."""
+
+
 def figures(
     findings: Sequence[Finding], labels: Sequence[Properties | None], settings: AuditSettings
 ) -> tuple[Curve | Map | Sketch, ...]:
     """All figures, most telling first; those of one structure show the worst."""
-    worst = worst_of(findings)
-    resolved = worst_of([finding for finding in findings if finding.energy_spectrum is not None] or findings)
-    made: list[Curve | Map | Sketch | None] = [
-        _histogram(findings),
-        _sketch(worst),
-        _over_sphere(findings, settings),
-        _spectrum(resolved),
-        _convergence(worst),
-        *_parities(findings, labels),
-    ]
+    seen = [(finding, finding.turned) for finding in findings if finding.turned is not None]
+    made: list[Curve | Map | Sketch | None] = []
+    if seen:
+        worst = worst_of(seen)
+        resolved = worst_of([one for one in seen if one[1].spectra] or seen)
+        made += [_histogram(seen), _sketch(worst), _over_sphere(seen, settings), _spectrum(resolved)]
+        made += [_convergence(worst)]
+    made += [_frequencies(findings), _by_distance(findings), *_parities(findings, labels)]
     return tuple(figure for figure in made if figure is not None)
 
 
-def worst_of(findings: Sequence[Finding]) -> Finding:
+def worst_of(seen: Sequence[Shown]) -> Shown:
     """The structure with the largest spread of a force component; of the energy where there are no forces."""
-    return max(findings, key=lambda f: (f.spread.force_meV_per_A or 0.0, f.spread.energy_meV_per_atom))
+    return max(seen, key=lambda one: (one[1].spread.force_meV_per_A or 0.0, one[1].spread.energy_meV_per_atom))
 
 
-def _histogram(findings: Sequence[Finding]) -> Curve | None:
-    known = [(finding.name, spread) for finding in findings if (spread := finding.per_atom_meV_per_A) is not None]
+def _histogram(seen: Sequence[Shown]) -> Curve | None:
+    known = [(finding.name, spread) for finding, one in seen if (spread := one.per_atom_meV_per_A) is not None]
     if not known:
         return None
     together = np.concatenate([spread for _, spread in known])
@@ -60,8 +63,8 @@ def _histogram(findings: Sequence[Finding]) -> Curve | None:
     )
 
 
-def _sketch(finding: Finding) -> Sketch | None:
-    values = finding.per_atom_meV_per_A
+def _sketch(worst: Shown) -> Sketch | None:
+    finding, values = worst[0], worst[1].per_atom_meV_per_A
     if values is None:
         return None
     atoms = finding.atoms
@@ -77,16 +80,18 @@ def _sketch(finding: Finding) -> Sketch | None:
     )
 
 
-def _over_sphere(findings: Sequence[Finding], settings: AuditSettings) -> Map | None:
+def _over_sphere(seen: Sequence[Shown], settings: AuditSettings) -> Map | None:
     """Of the molecule with the largest variation, in k_B T; where there is none, of the worst structure."""
-    molecules = [finding for finding in findings if finding.is_molecule and len(finding.atoms) > 1]
-    finding = (
-        max(molecules, key=lambda f: f.spread.energy_meV_per_atom * len(f.atoms)) if molecules else worst_of(findings)
+    molecules = [one for one in seen if one[0].is_molecule and len(one[0].atoms) > 1]
+    finding, turned = (
+        max(molecules, key=lambda one: one[1].spread.energy_meV_per_atom * len(one[0].atoms))
+        if molecules
+        else worst_of(seen)
     )
-    if not is_resolving(finding.orbit.rotations):
+    if not is_resolving(turned.orbit.rotations):
         return None
-    l_max = finding.orbit.rotations.degree // 2
-    longitude, latitude, values = finding.over_sphere()
+    l_max = turned.orbit.rotations.degree // 2
+    longitude, latitude, values = turned.over_sphere()
     if molecules:
         unit, values = "k_BT", values / (BOLTZMANN * settings.temperature_K)
         title = f"Orientational free energy at {settings.temperature_K:g} K: {finding.name}"
@@ -94,23 +99,23 @@ def _over_sphere(findings: Sequence[Finding], settings: AuditSettings) -> Map | 
         unit, values = "meV/atom", values * MEV / len(finding.atoms)
         title = f"Energy over orientations: {finding.name}"
     note = (
-        f"Energy less its mean as a function of where {finding.axis[1]} points in the lab (latitude 90: along +z, "
+        f"Energy less its mean as a function of where {turned.axis[1]} points in the lab (latitude 90: along +z, "
         f"longitude 0: along +x), averaged over turns about it, in channels up to ℓ = {l_max}. One colour is right."
     )
     return Map(title, unit, longitude, latitude, values, note)
 
 
-def _spectrum(finding: Finding) -> Curve | None:
-    energy, forces = finding.energy_spectrum, finding.force_spectrum
-    if energy is None:
+def _spectrum(shown: Shown) -> Curve | None:
+    finding, turned = shown
+    if not turned.spectra:
         return None
-    l_max = energy.fractions.shape[1] - 1
-    series = [*_bars("energy", energy), *([] if forces is None else _bars("forces", forces))]
-    floor = finding.floor.energy_meV_per_atom
-    is_noise = finding.spread.energy_meV_per_atom <= 3 * floor
+    l_max = turned.spectra["energy"].fractions.shape[1] - 1
+    series = [bar for name, spectrum in turned.spectra.items() for bar in _bars(name, spectrum)]
+    floor = turned.floor.energy_meV_per_atom
+    is_noise = turned.spread.energy_meV_per_atom <= 3 * floor
     note = (
         "Fractions of the variance over orientations. An averaging rule of degree L removes all ℓ ≤ L; pseudo channels "
-        f"are removed by any rule with inversion. Above {l_max}: not resolved by {finding.orbit.rotations.name}."
+        f"are removed by any rule with inversion. Above {l_max}: not resolved by {turned.orbit.rotations.name}."
     )
     if is_noise:
         note += f" This is the spectrum of rounding errors: the spread is at the precision floor, {floor:.1e} meV/atom."
@@ -131,22 +136,23 @@ def _bars(name: str, spectrum: Spectrum) -> list[Series]:
     return series
 
 
-def _convergence(finding: Finding) -> Curve | None:
-    run = [one for one in finding.remedies if one.deviation is not None and one.deviation.force_meV_per_A is not None]
+def _convergence(shown: Shown) -> Curve | None:
+    finding, turned = shown
+    run = [one for one in turned.remedies if one.deviation is not None and one.deviation.force_meV_per_A is not None]
     if not run:
         return None
-    most = max(one.n_calls for one in finding.remedies)
+    most = max(one.n_calls for one in turned.remedies)
     series = [
         Series(
             "measured, as the file is oriented", [one.n_calls for one in run], [_force(one.deviation) for one in run]
         )
     ]
-    known = [one for one in finding.remedies if one.expected is not None]
+    known = [one for one in turned.remedies if one.expected is not None]
     if known:
-        left = [_force(finding.spread), *(_force(one.expected) for one in known)]
+        left = [_force(turned.spread), *(_force(one.expected) for one in known)]
         series.append(Series("expected, rms over orientations", [1, *(one.n_calls for one in known)], left))
-    series.append(Series("precision floor", [1, most], [_force(finding.floor)] * 2))
-    rules = ", ".join(f"{one.rule} {one.n_calls}" for one in finding.remedies)
+    series.append(Series("precision floor", [1, most], [_force(turned.floor)] * 2))
+    rules = ", ".join(f"{one.rule} {one.n_calls}" for one in turned.remedies)
     return Curve(
         f"Convergence with the number of rotations: {finding.name}",
         "rotations in the average",
@@ -154,7 +160,35 @@ def _convergence(finding: Finding) -> Curve | None:
         series,
         log_x=True,
         log_y=True,
-        note=f"Against the mean over {finding.orbit.rotations.name}. Rules: none 1, {rules}.",
+        note=f"Against the mean over {turned.orbit.rotations.name}. Rules: none 1, {rules}.",
+    )
+
+
+def _frequencies(findings: Sequence[Finding]) -> Curve | None:
+    known = [(finding.name, found) for finding in findings if (found := finding.frequencies) is not None]
+    if not known:
+        return None
+    return Curve(
+        "What forbidden force constants do to frequencies",
+        "frequency, THz",
+        "shift, THz",
+        [Series(name, found.frequencies_THz, found.shifts_THz) for name, found in known[:6]],
+        kind="scatter",
+        note="First-order shift of each mode of the cell by what the space group forbids; zero is right.",
+    )
+
+
+def _by_distance(findings: Sequence[Finding]) -> Curve | None:
+    known = [(f.name, f.dynamics.jacobian.by_distance) for f in findings if f.dynamics.jacobian is not None]
+    shown = [Series(name, one.distance_A, one.ratio) for name, one in known if one is not None and one.ratio.any()]
+    if not shown:
+        return None
+    return Curve(
+        "How far from conservative, by distance",
+        "distance of two atoms, Å",
+        "λ(r)",
+        shown[:6],
+        note="Antisymmetric part of the Jacobian of the forces over all of it, among pairs of atoms at a distance.",
     )
 
 

@@ -1,19 +1,23 @@
 """audit(): how unsymmetric a potential is, in which channels, and whether it matters."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 
+import torch
 from ase import Atoms
 
 from tumble.batch import Properties
 from tumble.data import Dataset
+from tumble.jobs.audit.finding import Finding
 from tumble.jobs.audit.ladder import measuring_rules, price, remedies_run
 from tumble.jobs.audit.result import AuditResult
 from tumble.jobs.audit.settings import AUDIT_V1, AuditSettings
-from tumble.jobs.audit.survey import Finding, survey
+from tumble.jobs.audit.survey import survey
+from tumble.jobs.audit.tasks import needed
 from tumble.potential import Direct, Gradient, Potential, Sum, check_species, collate_for
 from tumble.results import Progress
 from tumble.rotations import Rotations
-from tumble.symmetry import Symmetrized
+from tumble.symmetry import Projected, Symmetrized
 
 
 def audit(
@@ -25,6 +29,9 @@ def audit(
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> AuditResult:
     """Measure how much symmetry a potential breaks on structures, and judge whether it matters.
+
+    What a black box does wrong (it fails, gives NaN, no stress, or another answer when asked again) is a finding of
+    the result, not an error.
 
     Args:
         potential: any Potential.
@@ -41,7 +48,9 @@ def audit(
     atoms, labels, names = _structures(atoms_or_structures, labels)
     check_species(potential.species, collate_for(potential, atoms))
     prices = [price(potential, collate_for(potential, [one])) for one in atoms]
-    rules = measuring_rules(settings, prices)
+    rules: list[Rotations | None] = [None] * len(atoms)
+    if "orbit" in needed(settings.tasks):
+        rules = [*measuring_rules(settings, prices)]
     total = sum(each * _n_calls(rule, settings) for each, rule in zip(prices, rules, strict=True))
     findings: list[Finding] = []
     done = 0.0
@@ -49,18 +58,20 @@ def audit(
 
         def tick(work: float, name: str = name) -> None:
             nonlocal done
-            done += work
+            done = min(done + work, total)
             tell(Progress(int(done), total, name))
 
         findings.append(survey(potential, one, name, settings, rule, label=label, tick=tick))
     tell(Progress(total, total, f"{len(findings)} structures done"))
-    return AuditResult.of(settings, describe(potential), findings, labels)
+    return AuditResult.of(settings, subject(potential), findings, labels)
 
 
 def describe(potential: Potential) -> str:
     """A potential in words: its models, how its forces come about, what it is averaged over."""
     if isinstance(potential, Symmetrized):
         return f"{describe(potential.inner)} averaged over {potential.rotations.name}"
+    if isinstance(potential, Projected):
+        return f"{describe(potential.inner)} projected on the crystal"
     if isinstance(potential, Sum):
         return " + ".join(describe(part) for part in potential.parts)  # type: ignore[arg-type]
     if isinstance(potential, Gradient | Direct):
@@ -95,7 +106,19 @@ def _structures(
     return atoms, list(labels), names
 
 
-def _n_calls(rule: Rotations, settings: AuditSettings) -> int:
+def subject(potential: Potential) -> dict[str, str]:
+    """What a certificate says a potential is: in words, and by the SHA-256 of its weights where it has any."""
+    weights = hashlib.sha256()
+    tensors = potential.state_dict()
+    for name, tensor in tensors.items():
+        weights.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    known = {"name": describe(potential), "dtype": str(potential.dtype).removeprefix("torch.")}
+    return known | ({"digest": weights.hexdigest()} if tensors else {})
+
+
+def _n_calls(rule: Rotations | None, settings: AuditSettings) -> int:
     """Calls about one structure: over the measuring rule, and over the remedies that are run."""
+    if rule is None:
+        return 1
     remedies, n_run = remedies_run(settings.remedies, len(rule))
     return len(rule) + sum(len(one) for one in remedies[:n_run])

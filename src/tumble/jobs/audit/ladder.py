@@ -9,13 +9,15 @@ from typing import Final, NamedTuple
 import torch
 
 from tumble.batch import Batch, Properties
-from tumble.jobs.audit.measures.spread import Sizes, difference, is_resolving, larger, sizes
-from tumble.jobs.audit.residual import residual
+from tumble.crystal import SpaceGroup
+from tumble.jobs.audit.measures.spread import Sizes, difference, is_resolving, larger
 from tumble.jobs.audit.settings import AUTO, AuditSettings
-from tumble.orbit import Orbit, mean_over, passes
-from tumble.potential import Potential, Sum
+from tumble.jobs.audit.subject import Subject
+from tumble.models.pet import LLPR
+from tumble.orbit import Orbit, mean_over, n_calls_for, passes, residual
+from tumble.potential import Direct, Gradient, Potential, Sum
 from tumble.rotations import Rotations
-from tumble.symmetry import Symmetrized
+from tumble.symmetry import Projected, Symmetrized
 
 MEASURING: Final[tuple[str, ...]] = ("o3:10", "o3:8", "o3:6", "Ih", "Oh", "Th", "T")
 """Measuring rules, finest first; the last is taken whatever it costs."""
@@ -29,7 +31,7 @@ Tick = Callable[[float], None]
 
 def price(potential: Potential, batch: Batch) -> int:
     """Pair evaluations in one call: pairs times the calls that the potential makes itself."""
-    return max(batch.n_pairs, PAIRS_OF_AN_ATOM * batch.n_atoms) * _n_calls(potential)
+    return max(batch.n_pairs, PAIRS_OF_AN_ATOM * batch.n_atoms) * _n_calls(potential, batch)
 
 
 def measuring_rules(settings: AuditSettings, prices: Sequence[int]) -> list[Rotations]:
@@ -58,7 +60,7 @@ def measuring_rules(settings: AuditSettings, prices: Sequence[int]) -> list[Rota
 def orbit_of(potential: Potential, batch: Batch, rule: Rotations, tick: Tick = lambda work: None) -> Orbit:
     """`Orbit.of`, telling of every call."""
     each, pieces = price(potential, batch), []
-    for weights, answers in passes(potential, batch, rule):
+    for _, weights, answers in passes(potential, batch, rule):
         pieces.append(answers)
         tick(each * len(weights))
     columns = zip(*pieces, strict=True)
@@ -70,7 +72,7 @@ class Remedy(NamedTuple):
     """Averaging over one rule, for one structure.
 
     rule:      its name.
-    n_calls:   calls of the potential instead of one.
+    n_calls:   calls of the potential instead of one: distinct orientations of the structure.
     times:     measured time over that of one raw call; None if the rule was not run.
     deviation: of the answers averaged in the frame of the structure from the best known mean; None if it was not run.
     expected:  what it leaves, root mean square over orientations, see `residual`; None if the measuring rule has no
@@ -91,47 +93,36 @@ class Remedy(NamedTuple):
         return larger(self.deviation, self.expected)
 
 
-def remedies_run(specs: Sequence[str], n_nodes: int) -> tuple[list[Rotations], int]:
+def remedies_run(specs: Sequence[str], n_nodes: int, group: SpaceGroup | None = None) -> tuple[list[Rotations], int]:
     """All rules, cheapest first, and how many of them are run: half as many calls as the measuring rule has nodes."""
-    rules = sorted((Rotations.parse(spec) for spec in specs), key=len)
-    together = itertools.accumulate(len(rule) for rule in rules)
+    rules = sorted((Rotations.parse(spec) for spec in specs), key=lambda rule: (n_calls_for(rule, group), len(rule)))
+    together = itertools.accumulate(n_calls_for(rule, group) for rule in rules)
     return rules, sum(calls <= n_nodes / 2 for calls in together)
 
 
-def remedies(
-    potential: Potential,
-    batch: Batch,
-    orbit: Orbit,
-    specs: Sequence[str],
-    *,
-    seconds_of_call: float,
-    has_stress: bool,
-    tick: Tick = lambda work: None,
-) -> list[Remedy]:
+def remedies(subject: Subject, orbit: Orbit, specs: Sequence[str], tick: Tick = lambda work: None) -> list[Remedy]:
     """Cost and effect of averaging over each rule, cheapest first.
 
     Args:
-        potential: what is audited.
-        batch: one structure.
-        orbit: of this structure over the measuring rule; its mean is the best known one.
+        subject: the structure.
+        orbit: of it over the measuring rule; its mean is the best known one.
         specs: rules.
-        seconds_of_call: of one raw call.
-        has_stress: whether the structure has one.
         tick: told of work done.
     """
+    potential, batch, group = subject.potential, subject.batch, subject.exact_group
     reference, each = orbit.mean(), price(potential, batch)
-    rules, n_run = remedies_run(specs, len(orbit.rotations))
+    rules, n_run = remedies_run(specs, len(orbit.rotations), group)
     found: list[Remedy] = []
     for place, rule in enumerate(rules):
         times = deviation = expected = None
         if place < n_run:
-            mean, seconds = _timed(partial(mean_over, potential, batch, rule))
-            times = seconds / seconds_of_call
+            mean, seconds = _timed(partial(mean_over, potential, batch, rule, groups=[group]))
+            times = seconds / subject.seconds_of_call
             tick(len(rule) * each)
-            deviation = sizes(difference(mean, reference), batch.n_atoms, has_stress=has_stress)
+            deviation = subject.sized(difference(mean, reference))
         if is_resolving(orbit.rotations):
-            expected = sizes(residual(orbit, rule), batch.n_atoms, has_stress=has_stress)
-        found.append(Remedy(rule.name, len(rule), times, deviation, expected))
+            expected = subject.sized(residual(orbit, rule))
+        found.append(Remedy(rule.name, n_calls_for(rule, group), times, deviation, expected))
     return found
 
 
@@ -151,9 +142,20 @@ def _timed(ask: Callable[[], Properties]) -> tuple[Properties, float]:
             return answer, min(seconds)
 
 
-def _n_calls(potential: Potential) -> int:
+def is_black_box(potential: Potential) -> bool:
+    """Whether any part of it is another engine, whose failures are findings."""
+    modules = [*potential.children(), *(one for list_ in potential.children() for one in list_.children())]
+    parts = [one for one in modules if isinstance(one, Potential)]
+    if not parts:
+        return not isinstance(potential, Gradient | Direct | LLPR)
+    return any(is_black_box(part) for part in parts)
+
+
+def _n_calls(potential: Potential, batch: Batch) -> int:
     if isinstance(potential, Symmetrized):
-        return len(potential.rotations) * _n_calls(potential.inner)
+        return max(potential.calls(batch)) * _n_calls(potential.inner, batch)
+    if isinstance(potential, Projected):
+        return _n_calls(potential.inner, batch)
     if isinstance(potential, Sum):
-        return max(_n_calls(part) for part in potential.parts)  # type: ignore[arg-type]
+        return max(_n_calls(part, batch) for part in potential.parts)  # type: ignore[arg-type]
     return 1

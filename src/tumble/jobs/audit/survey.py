@@ -1,99 +1,67 @@
-"""Survey: all measures of one structure, from one pass over its orbit and a few calls more."""
+"""Survey: the measures of one structure that the tasks need, whatever the potential does on the way."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from ase import Atoms
 
 from tumble.batch import Batch, Properties, has_volume
-from tumble.crystal import Resolution, check_resolution, point_operations
-from tumble.jobs.audit.ladder import Remedy, Tick, orbit_of, remedies, timed_call
-from tumble.jobs.audit.measures import spread as measures
-from tumble.jobs.audit.measures.floor import floor
-from tumble.jobs.audit.measures.force_gap import ForceGap, force_gap
-from tumble.jobs.audit.measures.spread import FreeEnergy, Sizes, Spectrum, difference, sizes
-from tumble.jobs.audit.measures.torque import torque
+from tumble.crystal import check_resolution, space_group
+from tumble.jobs.audit.finding import Dynamics, Failure, Finding
+from tumble.jobs.audit.ladder import Tick, is_black_box, price, timed_call
+from tumble.jobs.audit.measures.contracts import contracts
+from tumble.jobs.audit.measures.curvature import FrequencyError, curvature, frequency_error, n_calls_needed
+from tumble.jobs.audit.measures.drift import drift_of, turn_heating
+from tumble.jobs.audit.measures.floor import scatter
+from tumble.jobs.audit.measures.force_gap import force_gap
+from tumble.jobs.audit.measures.jacobian import non_conservation
+from tumble.jobs.audit.measures.loop import loop_work
+from tumble.jobs.audit.measures.rest import Rest, forbidden_at_rest
+from tumble.jobs.audit.measures.smoothness import smoothness
 from tumble.jobs.audit.settings import AuditSettings
-from tumble.orbit import Orbit
+from tumble.jobs.audit.subject import NotFiniteError, Subject
+from tumble.jobs.audit.tasks import needed
+from tumble.jobs.audit.turned import Turned, turned
 from tumble.potential import Potential, collate_for
 from tumble.rotations import Rotations
-from tumble.units import MEV, EV_PER_A3_TO_GPa
+from tumble.units import MEV
 
-Floats = np.ndarray
-GRID = 10
-"""Degrees between points of the map over the sphere."""
+EXACT_A: Final = 1e-6
+"""Å. Answers about orientations that are equivalent to this are taken from one another."""
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What was found about one structure.
+class Rounding(NamedTuple):
+    """Rounding errors of a black box; zero for a potential with weights, which is asked in float64 where it matters."""
 
-    name:        formula and where it came from.
-    atoms:       the structure.
-    orbit:       its answers over the measuring rule.
-    resolution:  what the rule sees of a structure of this symmetry.
-    n_operations: point operations of the structure; None for one with infinitely many.
-    raw:         the answer as it stands.
-    spread, parity, floor: sizes; parity is None for a rule without inversion.
-    floor_how:   how the floor was found.
-    energy_spectrum, force_spectrum: where in ℓ the anisotropy is; None for a rule too coarse for a spectrum.
-    torque_meV_per_rad: (3,) at rest.
-    rms_torque_meV_per_rad: over orientations; None without a spectrum.
-    net_force_meV_per_A: |ΣF| / √N.
-    force_gap:   forces against the slope of the energy.
-    forbidden_stress_GPa: what the point group forbids of the raw stress; None where there is none.
-    free_energy: of a molecule; None if anything repeats.
-    axis:        (3,) direction in the structure that the map follows, and what it is.
-    remedies:    averaging rules, cheapest first.
-    seconds_of_call: of one raw call.
-    raw_error, mean_error: against labels; None without.
+    energy_eV: float = 0.0
+    force_eV_per_A: float = 0.0
+
+
+@dataclass
+class Attempts:
+    """Runs measures one after the other; what a black box or a NaN does to one of them is noted, not raised.
+
+    is_tolerant: whether any error of a measure is taken for one of the potential's; ours have none, and must not hide.
     """
 
-    name: str
-    atoms: Atoms
-    orbit: Orbit
-    resolution: Resolution
-    n_operations: int | None
-    raw: Properties
-    spread: Sizes
-    parity: Sizes | None
-    floor: Sizes
-    floor_how: str
-    energy_spectrum: Spectrum | None
-    force_spectrum: Spectrum | None
-    torque_meV_per_rad: Floats
-    rms_torque_meV_per_rad: float | None
-    net_force_meV_per_A: float | None
-    force_gap: ForceGap | None
-    forbidden_stress_GPa: float | None
-    free_energy: FreeEnergy | None
-    axis: tuple[Floats, str]
-    remedies: tuple[Remedy, ...]
-    seconds_of_call: float
-    raw_error: Sizes | None
-    mean_error: Sizes | None
+    is_tolerant: bool
+    failures: list[Failure] = field(default_factory=list)
 
-    @property
-    def is_molecule(self) -> bool:
-        """Whether nothing repeats."""
-        return not self.atoms.pbc.any()
-
-    @property
-    def per_atom_meV_per_A(self) -> Floats | None:
-        """(N,) rotational spread of the force on each atom, a norm over components."""
-        forces = self.orbit.spread().forces
-        return None if forces is None else MEV * forces.cpu().numpy()
-
-    def over_sphere(self) -> tuple[Floats, Floats, Floats]:
-        """Longitudes, latitudes in degrees, and the energy less its mean, (n_lat, n_lon) eV, where `axis` points."""
-        longitude, latitude = np.arange(-180.0, 180.0 + GRID, GRID), np.arange(-90.0, 90.0 + GRID, GRID)
-        phi, theta = np.meshgrid(np.radians(longitude), np.radians(latitude))
-        directions = np.stack([np.cos(theta) * np.cos(phi), np.cos(theta) * np.sin(phi), np.sin(theta)], axis=-1)
-        values = measures.over_sphere(
-            self.orbit, torch.as_tensor(self.axis[0]), torch.as_tensor(directions.reshape(-1, 3))
-        )
-        return longitude, latitude, values.numpy().reshape(phi.shape)
+    def __call__(self, measure: str, function: Callable[[], T]) -> T | None:
+        """What the function returns; None if it failed."""
+        try:
+            return function()
+        except NotFiniteError as error:
+            self.failures.append(Failure(measure, str(error)))
+        except Exception as error:
+            if not self.is_tolerant:
+                raise
+            self.failures.append(Failure(measure, f"{type(error).__name__}: {error}"))
+        return None
 
 
 def survey(
@@ -101,7 +69,7 @@ def survey(
     atoms: Atoms,
     name: str,
     settings: AuditSettings,
-    rule: Rotations,
+    rule: Rotations | None,
     *,
     label: Properties | None = None,
     tick: Tick = lambda work: None,
@@ -113,99 +81,127 @@ def survey(
         atoms: one structure.
         name: what to call it.
         settings: of the audit.
-        rule: that measures; remedies are run for half as many calls.
+        rule: that measures over orientations; None if no task needs it.
         label: reference energy () eV, forces (n, 3) eV/Å, stress (3, 3) eV/Å³, each or all None.
         tick: told of work done.
 
     Raises:
         ValueError: the rule that was asked for cannot see the anisotropy of this structure.
     """
+    group, exact_group = space_group(atoms, settings.symprec), space_group(atoms, EXACT_A)
+    seen = None if rule is None else check_resolution(rule, group.point)
     batch = collate_for(potential, [atoms])
-    has_stress = bool(has_volume(batch)[0])
-    group = point_operations(atoms, settings.symprec)
-    resolution = check_resolution(rule, group)
-    orbit = orbit_of(potential, batch, rule, tick)
-    raw, seconds = timed_call(potential, batch)
-    noise, how = floor(potential, atoms, orbit)
-    assert noise.energy is not None
-    power = orbit.spectrum() if measures.is_resolving(rule) else None
-    spectra = (None, None) if power is None else measures.spectra(orbit, power)
-    torques = None if power is None or power.energy is None else MEV * measures.rms_torque(power.energy)
-    forbidden = None
-    if raw.stress is not None and has_stress and group.is_finite:
-        apart = measures.forbidden_stress(raw.stress[0], group.matrices)
-        forbidden = EV_PER_A3_TO_GPa * float(apart.square().mean().sqrt())
-    net = measures.net_force(orbit)
-
-    def sized(deviation: Properties) -> Sizes:
-        return sizes(deviation, len(atoms), has_stress=has_stress)
-
+    attempt = Attempts(is_black_box(potential))
+    n_operations = len(group.turns) if group.point.is_finite else None
+    raw, seconds = attempt("the answer as it stands", lambda: _raw(potential, batch)) or (Properties(), None)
+    if raw.energy is None or seconds is None:
+        if seconds is not None:
+            attempt.failures.append(Failure("the answer as it stands", "there is no energy"))
+        nothing = (None, Dynamics(), None, None, ())
+        return Finding(name, atoms, n_operations, raw, seconds, *nothing, tuple(attempt.failures), {})
+    _note_missing(raw, batch, attempt)
+    promises = attempt("contracts", lambda: contracts(potential, atoms)) or ()
+    subject = Subject(potential, atoms, batch, group, exact_group, raw, seconds, label)
+    orbit = None
+    if rule is not None and seen is not None:
+        orbit = attempt("orientations", lambda: turned(subject, rule, seen, settings, tick))
+    rounding = _rounding(subject, orbit, attempt)
+    crystal = _crystal(subject, rounding, settings, attempt, tick)
     return Finding(
         name=name,
         atoms=atoms,
-        orbit=orbit,
-        resolution=resolution,
-        n_operations=len(group.matrices) if group.is_finite else None,
+        n_operations=n_operations,
         raw=raw,
-        spread=sized(orbit.spread()),
-        parity=sized(orbit.parity()) if rule.has_inversion else None,
-        floor=sized(noise),
-        floor_how=how,
-        energy_spectrum=spectra[0],
-        force_spectrum=spectra[1],
-        torque_meV_per_rad=MEV * torque(potential, batch)[0].cpu().numpy(),
-        rms_torque_meV_per_rad=torques,
-        net_force_meV_per_A=None if net is None else MEV * net,
-        force_gap=force_gap(potential, atoms, rounding=float(noise.energy[0])),
-        forbidden_stress_GPa=forbidden,
-        free_energy=None if atoms.pbc.any() else measures.free_energy(orbit, settings.temperature_K),
-        axis=body_axis(atoms),
-        remedies=tuple(
-            remedies(
-                potential,
-                batch,
-                orbit,
-                settings.remedies,
-                seconds_of_call=seconds,
-                has_stress=has_stress,
-                tick=tick,
-            )
-        ),
         seconds_of_call=seconds,
-        raw_error=_error(raw, label, batch, has_stress=has_stress),
-        mean_error=_error(orbit.mean(), label, batch, has_stress=has_stress),
+        turned=orbit,
+        dynamics=_dynamics(subject, orbit, rounding, settings, attempt),
+        frequencies=crystal.frequencies,
+        rest=crystal.rest,
+        contracts=promises,
+        failures=tuple(attempt.failures),
+        skipped=crystal.skipped,
     )
 
 
-def body_axis(atoms: Atoms) -> tuple[Floats, str]:
-    """A direction in the structure whose way over the sphere can be followed, and what it is.
+@dataclass(frozen=True)
+class _Crystal:
+    """What the symmetry of a structure forbids, and why that was not looked at."""
 
-    The last lattice vector that repeats; of a molecule the vector from its centroid to its centre of mass, which lies
-    on the axis of a polar molecule; if the two coincide, the principal axis whose moment of inertia is most unlike the
-    others.
-    """
-    if atoms.pbc.any():
-        index = int(np.flatnonzero(atoms.pbc)[-1])
-        vector = atoms.cell.array[index]
-        return vector / np.linalg.norm(vector), f"lattice vector {'abc'[index]}"
-    centre = atoms.get_center_of_mass()
-    vector = centre - atoms.positions.mean(axis=0)
-    if np.linalg.norm(vector) > 0.01:
-        return vector / np.linalg.norm(vector), "the vector from the centroid to the centre of mass"
-    moments, axes = atoms.get_moments_of_inertia(vectors=True)
-    axis = axes[int(np.argmax(np.abs(moments - np.median(moments))))]
-    return axis * np.sign(axis[np.argmax(np.abs(axis))]), "the principal axis of inertia most unlike the others"
+    frequencies: FrequencyError | None = None
+    rest: Rest | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
-def _error(answer: Properties, label: Properties | None, batch: Batch, *, has_stress: bool) -> Sizes | None:
-    """Error against a label; None without an energy label, NaN never."""
-    if label is None or all(field is None for field in label):
-        return None
-    known = Properties(
-        None if label.energy is None else label.energy.reshape(1),
-        label.forces,
-        None if label.stress is None else label.stress.reshape(1, 3, 3),
+def _crystal(subject: Subject, rounding: Rounding, settings: AuditSettings, attempt: Attempts, tick: Tick) -> _Crystal:
+    """Force constants and what hangs on them, where a task needs them and the symmetry can forbid something."""
+    asked = [name for name in ("curvature", "rest") if name in needed(settings.tasks)]
+    if not asked or subject.raw.forces is None:
+        return _Crystal()
+    group = subject.group
+    if len(group.turns) == 1 and group.point.is_finite:
+        reason = "it has no symmetry that could forbid anything"
+        return _Crystal(skipped=dict.fromkeys(asked, reason) if settings.tasks else {})
+    calls, each = n_calls_needed(group), price(subject.potential, subject.batch)
+    if calls * each > settings.budget:
+        reason = f"its force constants take {calls} calls, more than the budget of {settings.budget:.0g} allows"
+        return _Crystal(skipped=dict.fromkeys(asked, reason))
+    potential, atoms = subject.potential, subject.atoms
+    found = attempt("force constants", lambda: curvature(potential, atoms, group))
+    tick(calls * each)
+    if found is None:
+        return _Crystal()
+    frequencies = frequency_error(found, atoms, rounding=rounding.force_eV_per_A)
+    rest = None
+    if "rest" in asked:
+        rest = attempt("forbidden forces", lambda: forbidden_at_rest(potential, atoms, group, found))
+    return _Crystal(frequencies, rest, {})
+
+
+def _dynamics(
+    subject: Subject, orbit: Turned | None, rounding: Rounding, settings: AuditSettings, attempt: Attempts
+) -> Dynamics:
+    """Force gap, λ, loops, smoothness and the heating that follows."""
+    if "dynamics" not in needed(settings.tasks) or subject.raw.forces is None:
+        return Dynamics()
+    potential, atoms, noise = subject.potential, subject.atoms, rounding.force_eV_per_A
+    lam = attempt("Jacobian", lambda: non_conservation(potential, atoms, rounding=noise))
+    spread = None if orbit is None else orbit.orbit.spread().forces
+    return Dynamics(
+        force_gap=attempt("force gap", lambda: force_gap(potential, atoms, rounding=rounding.energy_eV)),
+        jacobian=lam,
+        loop=attempt("work around loops", lambda: loop_work(potential, atoms, rounding=noise)),
+        smoothness=attempt("smoothness at the cutoff", lambda: smoothness(potential, atoms)),
+        drift=None if lam is None else drift_of(lam, settings.temperature_K),
+        turns=None if spread is None else turn_heating(spread.cpu().numpy(), atoms),
     )
-    apart = difference(answer, known)
-    energy = torch.full((1,), torch.nan) if apart.energy is None else apart.energy
-    return sizes(apart._replace(energy=energy), batch.n_atoms, has_stress=has_stress)
+
+
+def _rounding(subject: Subject, orbit: Turned | None, attempt: Attempts) -> Rounding:
+    """From the floor of the orbit where there is one; else from relabelled copies."""
+    if next(subject.potential.parameters(), None) is not None:
+        return Rounding()
+    if orbit is not None:
+        floor = orbit.floor
+    else:
+        noise = attempt("precision floor", lambda: scatter(subject.potential, subject.atoms))
+        if noise is None:
+            return Rounding()
+        floor = subject.sized(noise)
+    return Rounding(floor.energy_meV_per_atom * len(subject.atoms) / MEV, (floor.force_meV_per_A or 0.0) / MEV)
+
+
+def _raw(potential: Potential, batch: Batch) -> tuple[Properties, float]:
+    raw, seconds = timed_call(potential, batch)
+    for name, numbers in zip(Properties._fields, raw, strict=True):
+        if numbers is not None and not bool(torch.isfinite(numbers).all()):
+            bad = int((~torch.isfinite(numbers)).sum())
+            raise NotFiniteError(f"{name}: {bad} of {numbers.numel()} numbers are not finite")
+    return raw, seconds
+
+
+def _note_missing(raw: Properties, batch: Batch, attempt: Attempts) -> None:
+    """Forces or stress that the potential does not give."""
+    if raw.forces is None:
+        attempt.failures.append(Failure("forces", "this potential gives none"))
+    if raw.stress is None and bool(has_volume(batch)[0]):
+        attempt.failures.append(Failure("stress", "this potential gives none"))

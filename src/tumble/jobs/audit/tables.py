@@ -1,10 +1,13 @@
-"""Tables of an audit: the numbers behind the verdicts, structure by structure."""
+"""Tables of an audit: the numbers behind the verdicts, structure by structure, of what turning them shows."""
 
 from collections.abc import Sequence
 
+from tumble.jobs.audit.figures import Shown
+from tumble.jobs.audit.finding import Finding
+from tumble.jobs.audit.measures.differences import energy_differences
 from tumble.jobs.audit.measures.spread import Sizes
+from tumble.jobs.audit.observables import observables
 from tumble.jobs.audit.settings import AuditSettings
-from tumble.jobs.audit.survey import Finding
 from tumble.results import Cell, Table, number
 from tumble.units import MEV
 
@@ -15,33 +18,47 @@ COLUMNS = (
     "stress, rms component (GPa)",
 )
 
-NOT_MEASURED = (
-    "Not measured: the antisymmetric part of the force Jacobian, smoothness at the cutoff, extensivity, force "
-    "constants, phonons, forbidden forces of crystals, and nothing about accuracy beyond the labels."
-)
-
 
 def tables(findings: Sequence[Finding], settings: AuditSettings) -> tuple[Table, ...]:
-    """All tables, most important first."""
+    """All tables that have something to show, most important first."""
+    seen = [(finding, finding.turned) for finding in findings if finding.turned is not None]
     made = (
-        _spreads(findings),
-        _errors(findings),
-        _at_rest(findings),
-        _molecules(findings, settings),
-        _remedies(findings),
+        _failures(findings),
+        _spreads(seen),
+        _errors(seen),
+        _molecules(seen, settings),
+        *observables(findings, settings),
+        _differences(seen),
+        _at_rest(seen),
+        _remedies(seen),
+        _blind_spots(seen),
         _rules(findings, settings),
     )
     return tuple(table for table in made if table.rows)
 
 
-def _spreads(findings: Sequence[Finding]) -> Table:
+def _failures(findings: Sequence[Finding]) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (finding.name, failure.measure, failure.message) for finding in findings for failure in finding.failures
+    ]
+    rows += [
+        (finding.name, f"{one.name}, a promise of every potential", f"deviates by {number(one.deviation)} {one.unit}")
+        for finding in findings
+        for one in finding.contracts
+        if one.passed is False
+    ]
+    note = "What the potential failed at; what depends on it is not known."
+    return Table("What went wrong", ("structure", "asked for", "what happened"), rows, note)
+
+
+def _spreads(seen: Sequence[Shown]) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for finding in findings:
-        rows.append((finding.name, "rotational spread", *_cells(finding.spread)))
-        if finding.parity is not None:
-            rows.append((finding.name, "parity error", *_cells(finding.parity)))
-        rows.append((finding.name, "precision floor", *_cells(finding.floor)))
-    hows = dict.fromkeys(finding.floor_how for finding in findings)
+    for finding, turned in seen:
+        rows.append((finding.name, "rotational spread", *_cells(turned.spread)))
+        if turned.parity is not None:
+            rows.append((finding.name, "parity error", *_cells(turned.parity)))
+        rows.append((finding.name, "precision floor", *_cells(turned.floor)))
+    hows = dict.fromkeys(turned.floor_how for _, turned in seen)
     note = (
         "Spread: root mean square deviation of the turned-back answers from their mean. Parity error: root mean square "
         f"of half the difference to the inverted structure. Floor: {'; '.join(hows)}."
@@ -53,14 +70,14 @@ def _cells(sizes: Sizes) -> tuple[Cell, ...]:
     return (sizes.energy_meV_per_atom, sizes.force_meV_per_A, sizes.worst_meV_per_A, sizes.stress_GPa)
 
 
-def _errors(findings: Sequence[Finding]) -> Table:
+def _errors(seen: Sequence[Shown]) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for finding in findings:
-        if finding.raw_error is None or finding.mean_error is None:
+    for finding, turned in seen:
+        if turned.raw_error is None or turned.mean_error is None:
             continue
-        rows.append((finding.name, "error as it stands", *_cells(finding.raw_error)))
-        rows.append((finding.name, "error of the mean", *_cells(finding.mean_error)))
-        pairs = zip(_cells(finding.spread), _cells(finding.raw_error), strict=True)
+        rows.append((finding.name, "error as it stands", *_cells(turned.raw_error)))
+        rows.append((finding.name, "error of the mean", *_cells(turned.mean_error)))
+        pairs = zip(_cells(turned.spread), _cells(turned.raw_error), strict=True)
         rows.append((finding.name, "spread / error", *(_ratio(a, b) for a, b in pairs)))
     note = "Against the labels of each structure; the mean is over the measuring rule."
     return Table("Symmetry errors against the model's own error", ("structure", "measure", *COLUMNS), rows, note)
@@ -72,35 +89,27 @@ def _ratio(spread: Cell, error: Cell) -> float | None:
     return spread / error
 
 
-def _at_rest(findings: Sequence[Finding]) -> Table:
+def _at_rest(seen: Sequence[Shown]) -> Table:
     columns = (
         "structure",
         "torque at rest about x, y, z (meV/rad)",
         "torque, rms over orientations (meV/rad)",
         "net force (meV/Å)",
-        "force gap",
-        "forbidden stress (GPa)",
     )
     rows = [
         (
             finding.name,
-            ", ".join(map(number, finding.torque_meV_per_rad.tolist())),
-            finding.rms_torque_meV_per_rad,
-            finding.net_force_meV_per_A,
-            None if finding.force_gap is None else finding.force_gap.gap,
-            finding.forbidden_stress_GPa,
+            ", ".join(map(number, turned.torque_meV_per_rad.tolist())),
+            turned.rms_torque_meV_per_rad,
+            turned.net_force_meV_per_A,
         )
-        for finding in findings
+        for finding, turned in seen
     ]
-    hows = dict.fromkeys(finding.force_gap.how for finding in findings if finding.force_gap is not None)
-    note = (
-        "Torque: slope of the energy as atoms and cell are turned. Net force: |ΣF| / √N. Force gap: rms(F + dE/dx) / "
-        f"rms(dE/dx); {'; '.join(hows)}. Forbidden stress: what the point group of the structure does not allow."
-    )
-    return Table("Torque, net force and conservation", columns, rows, note)
+    note = "Torque: slope of the energy as atoms and cell are turned. Net force: |ΣF| / √N, rms over orientations."
+    return Table("Torque and net force", columns, rows, note)
 
 
-def _molecules(findings: Sequence[Finding], settings: AuditSettings) -> Table:
+def _molecules(seen: Sequence[Shown], settings: AuditSettings) -> Table:
     columns = (
         "structure",
         "std (k_BT)",
@@ -110,23 +119,45 @@ def _molecules(findings: Sequence[Finding], settings: AuditSettings) -> Table:
         "share of ℓ = 1",
     )
     rows = [
-        (
-            finding.name,
-            free.std,
-            free.lowest,
-            free.highest,
-            ", ".join(map(number, free.vector)),
-            free.share,
-        )
-        for finding in findings
-        if (free := finding.free_energy) is not None
+        (finding.name, free.std, free.lowest, free.highest, ", ".join(map(number, free.vector)), free.share)
+        for finding, turned in seen
+        if (free := turned.free_energy) is not None
     ]
     title = f"Orientational free energy at {settings.temperature_K:g} K"
     note = "Energy over orientations less its mean: to first order, minus the logarithm of their density in dynamics."
     return Table(title, columns, rows, note)
 
 
-def _remedies(findings: Sequence[Finding]) -> Table:
+def _differences(seen: Sequence[Shown]) -> Table:
+    """Of structures that were measured over one rule, rule by rule."""
+    columns = (
+        "structures",
+        "difference (meV/atom)",
+        "scatter in a common frame (meV/atom)",
+        "scatter in random frames (meV/atom)",
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for rule in dict.fromkeys(turned.orbit.rotations.name for _, turned in seen):
+        same = [one for one in seen if one[1].orbit.rotations.name == rule]
+        found = energy_differences([turned.orbit for _, turned in same], [finding.atoms for finding, _ in same])
+        rows += [
+            (
+                f"{same[one.first][0].name} – {same[one.second][0].name}",
+                one.mean_meV_per_atom,
+                one.common_meV_per_atom,
+                one.random_meV_per_atom,
+            )
+            for one in found
+        ]
+    rows = sorted(rows, key=lambda row: -float(row[3] or 0))[:20]
+    note = (
+        "Standard deviation over orientations of the energy difference of structures of the same composition, when "
+        "both are turned together and when each is turned by itself; at most 20 pairs, the worst first."
+    )
+    return Table("Energy differences", columns, rows, note)
+
+
+def _remedies(seen: Sequence[Shown]) -> Table:
     columns = (
         "structure",
         "rule",
@@ -138,8 +169,8 @@ def _remedies(findings: Sequence[Finding]) -> Table:
         "energy left, expected (meV/atom)",
     )
     rows: list[tuple[Cell, ...]] = []
-    for finding in findings:
-        for one in finding.remedies:
+    for finding, turned in seen:
+        for one in turned.remedies:
             numbers = [
                 None if sizes is None else getattr(sizes, name)
                 for sizes in (one.deviation, one.expected)
@@ -147,11 +178,46 @@ def _remedies(findings: Sequence[Finding]) -> Table:
             ]
             rows.append((finding.name, one.rule, one.n_calls, one.times, *numbers))
     note = (
-        "Here: the average over the rule against the mean over the measuring rule, in the orientation of the file; a "
-        "dash where the rule was not run. Expected: root mean square over orientations, from the spectrum and the "
-        "worst case for what the measuring rule does not resolve; a dash where it has no spectrum."
+        "Calls: distinct orientations, the structure's own symmetry makes the others follow. Here: the average over "
+        "the rule against the mean over the measuring rule, in the orientation of the file; a dash where the rule was "
+        "not run. Expected: root mean square over orientations, from the spectrum and the worst case for what the "
+        "measuring rule does not resolve; a dash where it has no spectrum."
     )
     return Table("What averaging costs and leaves", columns, rows, note)
+
+
+def _blind_spots(seen: Sequence[Shown]) -> Table:
+    columns = (
+        "structure",
+        "rule in the lab frame",
+        "rotations",
+        "distinct orientations",
+        "captured of the lowest ℓ (%)",
+        "energy spread it reports (meV/atom)",
+        "energy spread there is (meV/atom)",
+        "force spread it reports (meV/Å)",
+        "force spread there is (meV/Å)",
+    )
+    rows = [
+        (
+            finding.name,
+            spot.rule,
+            spot.n_rotations,
+            spot.resolution.n_distinct,
+            100 * spot.resolution.captured,
+            spot.spread.energy_meV_per_atom,
+            turned.spread.energy_meV_per_atom,
+            spot.spread.force_meV_per_A,
+            turned.spread.force_meV_per_A,
+        )
+        for finding, turned in seen
+        if (spot := turned.blind_spot) is not None
+    ]
+    note = (
+        "Of a crystal along its axes a rule of the same group sees one orientation again and again, averages nothing "
+        "and reports no spread. This is why an audit measures in a generic frame."
+    )
+    return Table("What a rule in the lab frame would have missed", columns, rows, note)
 
 
 def _rules(findings: Sequence[Finding], settings: AuditSettings) -> Table:
@@ -167,20 +233,18 @@ def _rules(findings: Sequence[Finding], settings: AuditSettings) -> Table:
         "captured of it (%)",
         "time of a call (ms)",
     )
-    rows = [
-        (
-            finding.name,
-            len(finding.atoms),
-            finding.orbit.rotations.name,
-            len(finding.orbit.rotations),
-            finding.orbit.rotations.degree,
-            finding.n_operations,
-            finding.resolution.n_distinct,
-            finding.resolution.lowest,
-            100 * finding.resolution.captured,
-            MEV * finding.seconds_of_call,
-        )
-        for finding in findings
-    ]
-    note = f"Symmetry searched to {settings.symprec:g} Å; no number of operations where any turn about an axis is one. "
-    return Table("How it was measured", columns, rows, note + NOT_MEASURED)
+    rows: list[tuple[Cell, ...]] = []
+    for finding in findings:
+        turned = finding.turned
+        time = None if finding.seconds_of_call is None else MEV * finding.seconds_of_call
+        if turned is None:
+            rows.append((finding.name, len(finding.atoms), "none", None, None, finding.n_operations, *[None] * 3, time))
+            continue
+        rule, seen = turned.orbit.rotations, turned.resolution
+        about = (rule.name, len(rule), rule.degree, finding.n_operations, seen.n_distinct, seen.lowest)
+        rows.append((finding.name, len(finding.atoms), *about, 100 * seen.captured, time))
+    note = f"Symmetry searched to {settings.symprec:g} Å; no number of operations where any turn about an axis is one."
+    skipped = {f"{name} of {f.name}: {reason}" for f in findings for name, reason in f.skipped.items()}
+    if skipped:
+        note += f" Left out: {'; '.join(sorted(skipped))}."
+    return Table("How it was measured", columns, rows, note)

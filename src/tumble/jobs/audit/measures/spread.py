@@ -88,15 +88,20 @@ def is_resolving(rule: Rotations) -> bool:
     return rule.degree >= RESOLVING and (rule.is_proper or rule.has_inversion)
 
 
-def spectra(orbit: Orbit, power: Properties) -> tuple[Spectrum, Spectrum | None]:
-    """Spectrum of the energy, and of all forces together, for an orbit of one structure and its `Orbit.spectrum`."""
-    spread = orbit.spread()
-    assert power.energy is not None
-    assert spread.energy is not None
-    energy = _spectrum(power.energy[..., 0], float(spread.energy[0]) ** 2)
-    if power.forces is None or spread.forces is None:
-        return energy, None
-    return energy, _spectrum(power.forces.sum(-1), float(spread.forces.square().sum()))
+def spectra(orbit: Orbit, power: Properties, *, has_stress: bool = False) -> dict[str, Spectrum]:
+    """Spectra of the energy, of all forces together and of the stress, of an orbit of one structure.
+
+    Args:
+        orbit: over a rule that resolves, see `is_resolving`.
+        power: its `Orbit.spectrum`.
+        has_stress: whether the structure has a volume.
+    """
+    spread, found = orbit.spread(), {}
+    for name, each, deviation in zip(Properties._fields, power, spread, strict=True):
+        if each is None or deviation is None or (name == "stress" and not has_stress):
+            continue
+        found[name] = _spectrum(each.sum(-1), float(deviation.square().sum()))
+    return found
 
 
 def _spectrum(power: Tensor, variance: float) -> Spectrum:
@@ -194,9 +199,3 @@ def _proper(orbit: Orbit) -> tuple[Tensor, Tensor, Tensor]:
     weights = orbit.rotations.weights[is_proper]
     energy = orbit.properties.energy[:, 0].cpu()[is_proper]
     return orbit.rotations.matrices[is_proper], energy, weights / weights.sum()
-
-
-def forbidden_stress(stress: Tensor, operations: Tensor) -> Tensor:
-    """The part of a stress (3, 3) that the point group (H, 3, 3) of the structure forbids."""
-    stress = stress.double().cpu()
-    return stress - (operations.mT @ stress @ operations).mean(0)

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from tumble.batch import Batch, turn
 from tumble.potential import Direct, Gradient, Model, Potential, Sum, constant_weights, differentiable
-from tumble.symmetry import Symmetrized
+from tumble.rotations import Rotations
+from tumble.symmetry import Projected, Symmetrized
 
 STEP = 1e-3
 """Radians, of finite differences."""
@@ -23,7 +24,9 @@ def torque(potential: Potential, batch: Batch) -> Tensor:
         return _from_model(potential.model, batch)
     if isinstance(potential, Sum):
         return torch.stack([torque(part, batch) for part in potential.parts]).sum(0)  # type: ignore[arg-type]
-    if isinstance(potential, Symmetrized):
+    if isinstance(potential, Projected):
+        return torque(potential.inner, batch)
+    if isinstance(potential, Symmetrized) and isinstance(potential.rotations, Rotations):
         rule = potential.rotations
         total = torch.zeros(batch.n_structures, 3, dtype=torch.float64, device=batch.cell.device)
         for Q, weight, sign in zip(rule.matrices, rule.weights.tolist(), rule.determinants.tolist(), strict=True):
