@@ -17,6 +17,7 @@ from ase.data import covalent_radii
 from torch import Tensor
 
 from tumble.batch import Properties, collate, has_volume, split
+from tumble.jobs.audit.measures.contracts import Change, doubled, relabelled, shifted, wrapped
 from tumble.packs import predict
 from tumble.potential import Direct, Gradient, Model, Potential, collate_for
 
@@ -172,27 +173,17 @@ def answers_repeat(potential: Potential, atoms: Structures) -> float:
 
 def atoms_may_be_shifted(potential: Potential, atoms: Structures) -> float:
     """A translation of all atoms changes nothing."""
-    shifted = [one.copy() for one in atoms]
-    for one in shifted:
-        one.positions += [3.7, -1.3, 0.9]
-    return _worst(predict(potential, shifted), predict(potential, atoms))
+    return _worst_after(shifted, potential, atoms)
 
 
 def atoms_may_be_wrapped(potential: Potential, atoms: Structures) -> float:
     """An atom may be represented by any of its periodic images."""
-    moved = [one.copy() for one in atoms]
-    for one in moved:
-        steps = np.random.default_rng(3).integers(-2, 3, (len(one), 3)) * one.pbc
-        one.positions += steps @ one.cell.array
-    return _worst(predict(potential, moved), predict(potential, atoms))
+    return _worst_after(wrapped, potential, atoms)
 
 
 def atoms_may_be_relabelled(potential: Potential, atoms: Structures) -> float:
     """Another order of the atoms permutes the forces and changes nothing else."""
-    orders = [np.random.default_rng(4).permutation(len(one)) for one in atoms]
-    answers = predict(potential, [one[order] for one, order in zip(atoms, orders, strict=True)])
-    expected = zip(predict(potential, atoms), orders, strict=True)
-    return _worst(answers, [p._replace(forces=_double(p.forces)[torch.as_tensor(order)]) for p, order in expected])
+    return _worst_after(relabelled, potential, atoms)
 
 
 def batches_equal_singles(potential: Potential, atoms: Structures) -> float:
@@ -202,15 +193,7 @@ def batches_equal_singles(potential: Potential, atoms: Structures) -> float:
 
 def supercells_repeat(potential: Potential, atoms: Structures) -> float:
     """Twice the cell: twice the energy, the same forces, the same stress."""
-    periodic = [one for one in atoms if one.pbc.any()]
-    if not periodic:
-        return 0.0
-    times = [tuple(np.where(np.arange(3) == np.flatnonzero(one.pbc)[0], 2, 1).tolist()) for one in periodic]
-    answers = predict(potential, [one.repeat(n) for one, n in zip(periodic, times, strict=True)])
-    expected = predict(potential, periodic)
-    return _worst(
-        answers, [Properties(2 * _double(p.energy), _double(p.forces).repeat(2, 1), p.stress) for p in expected]
-    )
+    return _worst_after(doubled, potential, atoms)
 
 
 def farther_pairs_are_ignored(potential: Potential, atoms: Structures) -> float:
@@ -377,6 +360,17 @@ def _double(value: Tensor | None) -> Tensor:
     if value is None:
         raise AssertionError("the potential gives no energy or no forces; a potential must give both.")
     return value.double()
+
+
+def _worst_after(change: Callable[[Atoms], Change | None], potential: Potential, atoms: Structures) -> float:
+    """The worst deviation from what a change should make of the answers; structures that it leaves out have none."""
+    changes = [(one, changed) for one in atoms if (changed := change(one)) is not None]
+    if not changes:
+        return 0.0
+    answers = predict(potential, [one for one, _ in changes])
+    before = [p._replace(energy=_double(p.energy), forces=_double(p.forces)) for p in answers]
+    after = predict(potential, [changed.atoms for _, changed in changes])
+    return _worst(after, [changed.expected(answer) for (_, changed), answer in zip(changes, before, strict=True)])
 
 
 def _worst(answers: Sequence[Properties], expected: Sequence[Properties]) -> float:
