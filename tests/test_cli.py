@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -248,6 +249,26 @@ def test_audit_exits_with_six_if_a_verdict_is_below_what_is_required(tmp_path, c
     assert main(["audit", "ase:test_cli:Field", *words]) == 6
     assert "orientation" in capsys.readouterr().out
     assert main(["audit", LJ, *words]) == 0
+
+
+def test_audit_exits_with_six_if_one_required_task_is_not_good_enough(tmp_path, capsys):
+    ase.io.write(tmp_path / "dimer.xyz", Atoms("Ar2", [[0, 0, 0], [0, 0, 3.8]]))
+    words = [str(tmp_path / "dimer.xyz"), "--budget", "1e4", "--require"]
+    assert main(["audit", LJ, *words, "energies=yes,nvt"]) == 0
+    assert "energies" in capsys.readouterr().out
+    assert main(["audit", "ase:test_cli:Field", *words, "energies=yes,cell"]) == 6
+    head, energies, cell = capsys.readouterr().err.strip().splitlines()[-3:]
+    assert head == "tumble: what was required is not met:"
+    assert re.match(
+        r"  energies: (not with this model|fine with a remedy); [\d.]+ meV/atom, allowed 1 meV/atom; ", energies
+    )
+    assert cell.startswith("  cell: required, but not measured; there are verdicts on ")
+
+
+def test_a_task_that_is_unknown_is_refused_before_anything_is_measured(capsys):
+    assert main(["audit", "nothing", "nowhere.xyz", "--require", "phonon"]) == 2
+    assert "there is no task 'phonon' to require" in (said := capsys.readouterr().err)
+    assert "Did you mean 'phonons'?" in said
 
 
 def test_models_lists_what_is_packaged(capsys):

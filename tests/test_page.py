@@ -1,5 +1,6 @@
 """The page: self-contained, readable without colour or script, and safe whatever the texts say."""
 
+import html
 import math
 import re
 import shutil
@@ -16,7 +17,9 @@ import pytest
 from ase.build import bulk, molecule
 
 from tumble.page import report
+from tumble.page.compare import change, labels_of
 from tumble.page.drawings import draw_atoms, draw_map
+from tumble.page.merge import merge, overlay
 from tumble.page.palette import COLOURS
 from tumble.page.plots import plot
 from tumble.page.typeset import headline
@@ -54,6 +57,8 @@ class Found(Result):
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     atoms: list[Any] = field(default_factory=list)
     job: str = "audit"
+    subject: dict[str, Any] | None = None
+    protocol: str = ""
 
     def verdicts(self) -> tuple[Verdict, ...]:
         return self.said
@@ -459,3 +464,323 @@ def test_a_browser_shows_the_page(tmp_path: Path, page: str, scheme: str) -> Non
     bands = marked.reshape(10, 300, 1200).mean(axis=(1, 2))
     assert (bands[:8] > 0.01).all(), "text and figures all the way down"
     assert not marked[:, 1170:].any(), "nothing runs over the right margin"
+
+
+# Comparison
+
+
+BRIEF = replace(FULL, told=FACTS[-1:])
+
+
+def against(*changes: dict[str, Any], to: Path, first: Found = BRIEF) -> str:
+    """The page about results that differ from the first in these ways, compared with it."""
+    others = [replace(first, **{"title": f"variant {k}"} | change) for k, change in enumerate(changes, 1)]
+    return report(first, *others, to=to / "compare.html", compare=True).read_text()
+
+
+def rows_of(page: str, title: str) -> list[list[str]]:
+    """The cells of the table below a heading."""
+    found = re.search(rf"<h3>{re.escape(title)}</h3>.*?</table>", page, re.DOTALL)
+    assert found, f"no table {title!r}"
+    rows = re.findall(r"<tr>(.*?)</tr>", found[0], re.DOTALL)
+    return [[html.unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", r)] for r in rows]
+
+
+def verdict(answer: str, value: float | None = 1.0, limit: float | None = 1.0, **more: Any) -> Verdict:
+    return Verdict("T", answer, value, limit, "meV", "", **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "mark"),
+    [
+        (verdict("no"), verdict("remedy"), "better"),
+        (verdict("remedy"), verdict("yes"), "better"),
+        (verdict("yes", 0.9), verdict("no", 0.1), "worse"),  # the answer comes first
+        (verdict("yes", 0.5), verdict("yes", 0.4), "better"),
+        (verdict("no", 2.0), verdict("no", 3.0), "worse"),
+        (verdict("yes", 1.00), verdict("yes", 0.96), "same"),
+        (verdict("yes", 1.00), verdict("yes", 0.94), "better"),
+        (verdict("yes", 0.5, 1.0), verdict("yes", 0.8, 2.0), "better"),  # 50 % of the limit, then 40 %
+        (verdict("yes", 0.5, 0.0), verdict("yes", 0.8, 2.0), "worse"),  # no limit to take a share of
+        (verdict("yes", 0.5, None), verdict("yes", 0.4, None), "better"),
+        (verdict("yes", 1e-9, floor=1e-8), verdict("yes", 1e-8), "same"),  # rounding alone makes that
+        (verdict("yes", 1e-9, floor=1e-9), verdict("yes", 1e-8), "worse"),
+        (verdict("no", math.inf), verdict("no", math.inf), "same"),
+        (verdict("no", math.inf), verdict("no", 5.0), "better"),
+        (verdict("no", 5.0), verdict("no", math.nan), ""),
+        (verdict("no", None), verdict("no", 5.0), "same"),
+        (verdict("yes", 0.0), verdict("yes", 0.0), "same"),
+        (verdict("unknown"), verdict("yes"), ""),
+        (verdict("yes"), verdict("unknown"), ""),
+        (verdict("yes"), replace(verdict("yes", 0.1), unit="GPa"), ""),
+        (None, verdict("yes"), ""),
+        (verdict("yes"), None, ""),
+    ],
+)
+def test_a_change_is_judged_by_the_answer_and_then_by_the_share_of_the_limit(
+    before: Verdict | None, after: Verdict | None, mark: str
+) -> None:
+    assert change(before, after) == mark
+
+
+def test_a_comparison_is_one_page_that_loads_and_runs_nothing(tmp_path: Path) -> None:
+    page = against({}, to=tmp_path, first=FULL)
+    outline = Outline(page)
+    assert not outline.open
+    assert not {"script", "link", "iframe", "object", "embed", "img", "base", "form"} & set(outline.tags)
+    assert not re.search(r"@import|url\((?!#)", page)
+    ids = [value for _, name, value in outline.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert len(page.encode()) < 500_000
+
+
+def test_a_result_against_itself_is_the_same_everywhere(tmp_path: Path) -> None:
+    page = against({}, to=tmp_path)
+    text = Outline(page).text
+    assert "variant 1 against water on ice: the same for 3 of 4 tasks, not comparable for 1." in text
+    assert page.count("= the same") == 3
+    assert "▲" not in text
+    assert "▼" not in text
+    assert "All settings are the same" in text
+    assert "not comparable:" not in text
+    assert 'class="warnings"' not in page
+
+
+def test_what_got_better_and_worse_is_marked_in_words_beside_the_first_result(tmp_path: Path) -> None:
+    said = (
+        Verdict("Relaxation", "no", 1.1, 1.0, "meV/Å", ""),
+        Verdict("Phonons", "yes", 0.5, 1.0, "meV/Å", ""),
+        Verdict("Elasticity", "yes", 0.5, 1.0, "%", ""),
+    )
+    page = against({"said": said}, to=tmp_path)
+    table = page[page.index('class="scroll compare"') : page.index("</header>")]
+    marks = {
+        re.sub("<.*?>", "", row.split("</th>")[0]).strip(): re.findall('class="change (.*?)"', row)
+        for row in re.findall("<tr>(.*?)</tr>", table, re.DOTALL)[1:]
+    }
+    assert marks == {"Relaxation": ["worse"], "Phonons": ["better"], "Conductivity": [], "NVE": [], "Elasticity": []}
+    assert "better for 1 of 5 tasks, worse for 1, not comparable for 3." in page
+    assert table.count("no verdict") == 3
+    assert "Remedy: Average over Oh.; 48 calls" in table
+
+
+def test_verdicts_of_one_key_belong_together_whatever_their_task_is_called(tmp_path: Path) -> None:
+    old, new = Verdict("Phonons", "no", 2, 1, "THz", ""), Verdict("phonon spectra", "yes", 0.5, 1, "THz", "", key="ph")
+    results = [Found(str(k), (one,)) for k, one in enumerate((old, replace(old, key="ph"), new))]
+    page = report(*results, to=tmp_path / "c.html", compare=True).read_text()
+    table = page[page.index('class="scroll compare"') : page.index("</header>")]
+    assert table.count('<th scope="row">') == 1
+    assert re.findall('class="change (.*?)"', table) == ["same", "better"]
+
+
+def test_tables_of_one_title_have_a_column_for_each_result_and_the_ratio(tmp_path: Path) -> None:
+    def told(scale: float, *more: tuple[Any, ...]) -> tuple[Table, ...]:
+        rows = [("H2O", "spread", 4.0 * scale, "a"), ("H2O", "floor", 0.0, None), *more]
+        return (Table("Errors", ("structure", "measure", "energy (meV)", "rule"), rows, "In meV."),)
+
+    page = against(
+        {"told": told(0.5, ("Si", "spread", 1.0, "b"))}, {"told": told(2.0, ("Si", "spread", 3.0, "b"))}, to=tmp_path
+    )
+    assert "Errors (" not in page.split("Only in one result")[0]
+    pair = report(
+        replace(FULL, told=told(1.0)),
+        replace(FULL, title="other", told=told(0.5)),
+        to=tmp_path / "p.html",
+        compare=True,
+    ).read_text()
+    assert rows_of(pair, "Errors") == [
+        ["structure", "measure", "quantity", "water on ice", "other", "ratio"],
+        ["H2O", "spread", "energy (meV)", "4", "2", "0.500"],
+        ["", "", "rule", "a", "a", "–"],
+        ["H2O", "floor", "energy (meV)", "0", "0", "–"],
+    ]
+    assert rows_of(page, "Errors") == [
+        ["structure", "measure", "quantity", "variant 1", "variant 2", "ratio"],
+        ["H2O", "spread", "energy (meV)", "2", "8", "4"],
+        ["", "", "rule", "a", "a", "–"],
+        ["H2O", "floor", "energy (meV)", "0", "0", "–"],
+        ["Si", "spread", "energy (meV)", "1", "3", "3"],
+        ["", "", "rule", "b", "b", "–"],
+    ]
+
+
+def test_three_results_are_compared_with_the_first(tmp_path: Path) -> None:
+    def told(calls: int, *more: str) -> tuple[Table, ...]:
+        return (Table("Cost", ("rule", "calls"), [("Oh", calls), *((name, 1) for name in more)]),)
+
+    results = [Found(name, told=told(*given)) for name, given in {"a": (4, "I"), "b": (6,), "c": (8, "T")}.items()]
+    page = report(*results, to=tmp_path / "c.html", compare=True).read_text()
+    assert rows_of(page, "Cost") == [
+        ["rule", "quantity", "a", "b", "c", "b / a", "c / a"],
+        ["Oh", "calls", "4", "6", "8", "1.50", "2"],
+    ]
+    assert "Rows left out because only one result has them: 2." in page
+
+
+def test_rows_match_by_as_few_texts_as_tell_them_apart() -> None:
+    def told(torque: str) -> Table:
+        return Table("Torque", ("structure", "torque", "gap"), [("H2O", torque, 1.0), ("Si", torque, 2.0)])
+
+    merged = merge({"a": told("1, 2"), "b": told("3, 4")})
+    assert merged.n_words == 2
+    assert merged.table.rows[:2] == (("H2O", "torque", "1, 2", "3, 4", None), ("", "gap", 1.0, 1.0, 1.0))
+    twice = Table("T", ("a", "b"), [("x", 1), ("x", 2)])
+    assert [row[2:] for row in merge({"a": twice, "b": twice}).table.rows] == [(1, 1, 1.0), (2, 2, 1.0)]
+    words = Table("T", ("a", "b"), [("x", "y")])
+    assert merge({"a": words, "b": words}).table.rows == (("x", "b", "y", "y", None),)
+    numbers = Table("T", ("a", "b"), [(1, 2.0)])
+    assert merge({"a": numbers, "b": numbers}).table.rows == ((1, "b", 2.0, 2.0, 1.0),)
+    empty = Table("T", (), ())
+    assert merge({"a": empty, "b": empty}).table.rows == ()
+
+
+def test_curves_of_one_title_are_overlaid_and_named_by_their_results() -> None:
+    one = curve("parity")
+    (both,) = overlay({"raw": one, "Oh": one})
+    assert [series.name for series in both.series] == ["raw", "Oh"]
+    two = curve("line", note="Of A.")
+    (both,) = overlay({"raw": two, "Oh": replace(two, note="Of B.", log_y=True)})
+    assert [series.name for series in both.series] == ["raw: train", "raw: valid", "Oh: train", "Oh: valid"]
+    assert both.note == "raw: Of A. Oh: Of B."
+    assert overlay({"raw": one, "a": replace(one, note="N."), "b": replace(one, note="N.")})[0].note == "a, b: N."
+    assert not both.log_y
+
+
+def test_more_series_than_colours_become_one_figure_for_each_name() -> None:
+    four = Curve("C", "x", "y", tuple(Series(name, [1, 2], [1, 2]) for name in "abcd"), note="N.")
+    last = replace(four, series=four.series[:3])
+    made = overlay({"raw": four, "Oh": last})
+    assert [one.title for one in made] == ["C, a", "C, b", "C, c", "C, d (raw)"]
+    assert [[series.name for series in one.series] for one in made] == [["raw", "Oh"]] * 3 + [["raw"]]
+    assert [one.note for one in made] == ["N.", "", "", ""]
+
+
+def test_curves_over_other_axes_are_not_overlaid_and_are_named(tmp_path: Path) -> None:
+    first = replace(FULL, told=(curve("bars"), curve("scatter")))
+    told = (curve("bars"), curve("scatter", y_label="y, meV"))
+    text = Outline(against({"told": told}, to=tmp_path, first=first)).text
+    assert "A scatter (water on ice)" in text
+    assert "A scatter (variant 1)" in text
+    assert "A bars (" not in text
+
+
+def test_other_settings_are_said_before_any_number(tmp_path: Path) -> None:
+    page = against({"settings": Choice(rotations="Ih", phases=(Step(),))}, {}, to=tmp_path)
+    text = Outline(page).text
+    digests = [FULL.settings.digest, Choice(rotations="Ih", phases=(Step(),)).digest]
+    warning = (
+        f"The settings differ, so the numbers are not comparable: Choice {digests[0]} for water on ice, variant 2; "
+        f"Choice {digests[1]} for variant 1."
+    )
+    assert warning in text
+    assert text.index(warning) < text.index("variant 1 against water on ice")
+    assert rows_of(page, "Settings that differ") == [
+        ["setting", "water on ice", "variant 1", "variant 2"],
+        ["rotations", "Oh", "Ih", "Oh"],
+        ["phases.2.epochs", "5", "–", "5"],
+    ]
+
+
+def test_the_name_of_a_protocol_stands_for_its_settings(tmp_path: Path) -> None:
+    page = against({"settings": Choice(rotations="Ih"), "protocol": "AUDIT_V1"}, to=tmp_path)
+    assert f"AUDIT_V1 {Choice(rotations='Ih').digest} for variant 1" in page
+    assert "not comparable:" not in against({"protocol": "AUDIT_V1"}, to=tmp_path)
+
+
+def test_structures_that_are_not_in_all_results_are_named(tmp_path: Path) -> None:
+    ice, named = bulk("Si"), molecule("H2O")
+    named.info["name"] = "monomer"
+    first = Found("a", atoms=[named, ice])
+    second = Found("b", atoms=[named, ice, ice, molecule("NH3")])
+    text = Outline(report(first, second, to=tmp_path / "c.html", compare=True).read_text()).text
+    assert "each verdict is about those of its own: Si2, H3N (only in b)." in text
+    more = [molecule("H2O") for _ in range(9)]
+    for index, atoms in enumerate(more):
+        atoms.info["name"] = f"n{index}"
+    many = Found("b", atoms=[named, ice, *more])
+    text = Outline(report(first, many, to=tmp_path / "c.html", compare=True).read_text()).text
+    assert "of its own: n0, n1, n2, n3, n4, n5, n6, n7 and 1 more (only in b)." in text
+
+
+@pytest.mark.parametrize("change_of", ["place", "atoms", "cell", "pbc", "none"])
+def test_structures_of_one_name_must_be_the_same(tmp_path: Path, change_of: str) -> None:
+    first, second = (bulk("Si", cubic=True) for _ in range(2))
+    first.info["name"] = second.info["name"] = "silicon"
+    if change_of == "place":
+        second.positions[3, 1] += 1e-3
+    elif change_of == "atoms":
+        second.numbers[0] = 14 + 18
+    elif change_of == "cell":
+        second.cell[0, 0] += 1e-3
+    elif change_of == "pbc":
+        second.pbc = (True, True, False)
+    else:
+        second.positions += 1e-9
+    page = report(Found("a", atoms=[first]), Found("b", atoms=[second]), to=tmp_path / "c.html", compare=True)
+    differs = "Structures of one name have different atoms or places: silicon." in page.read_text()
+    assert differs == (change_of != "none")
+
+
+@pytest.mark.parametrize(
+    ("titles", "names", "labels"),
+    [
+        (("PET on ice", "PET, averaged on ice"), (), ("PET", "PET, averaged")),
+        (("PET on ice", "PET on ice"), (), ("PET on ice (1)", "PET on ice (2)")),
+        (("ice", "water", "ice"), (), ("ice (1)", "water", "ice (3)")),
+        (("PET on ice", "PET on ice"), ("pet-mad-s", "pet-mad-xs"), ("pet-mad-s", "pet-mad-xs")),
+        (("PET on ice", "MACE on ice"), ("water", "water"), ("PET", "MACE")),
+        (("PET on ice", "MACE on ice"), ("water", ""), ("PET", "MACE")),
+        (("a" * 50, "b" * 50), (), ("a" * 39 + "…", "b" * 39 + "…")),
+        (("a" * 50, "a" * 49 + "b"), (), ("a" * 50, "a" * 49 + "b")),
+    ],
+)
+def test_results_are_told_apart_by_short_names(titles: Any, names: Any, labels: Any) -> None:
+    subjects = [{"name": name} for name in names] or [None] * len(titles)
+    results = [Found(title, subject=subject) for title, subject in zip(titles, subjects, strict=True)]
+    assert labels_of(results) == labels
+
+
+def test_a_comparison_says_how_each_result_was_made(tmp_path: Path) -> None:
+    results = [Found("a", subject={"name": "x", "digest": "1"}), Found("b", subject={"name": "y", "digest": "2"})]
+    table = rows_of(report(*results, to=tmp_path / "c.html", compare=True).read_text(), "How they were made")
+    found = {row[0]: row[1:] for row in table}
+    assert found["title"] == ["a", "b"]
+    assert (found["potential.name"], found["potential.digest"]) == (["x", "y"], ["1", "2"])
+    assert "version of numpy" not in found  # the same for both
+    assert found["settings"] == [f"Choice {Choice().digest}"] * 2
+
+
+def test_stored_results_are_compared_like_fresh_ones(tmp_path: Path) -> None:
+    saved = load_result(BRIEF.save(tmp_path / "a"))
+    text = Outline(report(BRIEF, saved, to=tmp_path / "c.html", compare=True).read_text()).text
+    assert "water on ice (2) against water on ice (1): the same for 3 of 4 tasks" in text
+    assert "All settings are the same" in text
+
+
+def test_hostile_texts_are_shown_and_not_obeyed_in_a_comparison_either(tmp_path: Path) -> None:
+    told = (curve(title=HOSTILE, note=HOSTILE), Table(HOSTILE, (HOSTILE, "n"), [(HOSTILE, 1)], HOSTILE))
+    said = (Verdict(HOSTILE, "remedy", 1, 2, HOSTILE, HOSTILE, HOSTILE, HOSTILE),)
+    results = [
+        Found(
+            HOSTILE, said, told, (HOSTILE,), Choice(rotations=f"{HOSTILE}{k}"), job=HOSTILE, subject={"name": HOSTILE}
+        )
+        for k in range(2)
+    ]
+    outline = Outline(report(*results, to=tmp_path / "c.html", compare=True).read_text())
+    assert not outline.open
+    assert not {"script", "img"} & set(outline.tags)
+    assert not [name for _, name, _ in outline.attributes if name.startswith("on")]
+    assert HOSTILE in outline.text
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ((FULL,), "1 results were given to compare; at least 2 were expected"),
+        ((FULL, replace(FULL, job="train")), "results of different jobs were given to compare: audit, train. Expected"),
+    ],
+)
+def test_only_results_of_one_job_can_be_compared(tmp_path: Path, results: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        report(*results, to=tmp_path / "c.html", compare=True)
+    assert not list(tmp_path.iterdir())

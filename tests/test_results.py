@@ -93,7 +93,7 @@ FACTS = (
 VERDICTS = (
     Verdict("relax", "yes", 0.2, 1.0, "meV/Å", "The spread is below the limit."),
     Verdict("phonons", "remedy", 5, 1, "meV/Å", "Too noisy.", "Average over Oh.", "48 calls"),
-    Verdict("nve", "unknown", None, None, "", "Not measured."),
+    Verdict("nve", "unknown", None, None, "", "Not measured.", floor=1e-6, key="nve"),
 )
 
 
@@ -296,7 +296,7 @@ def test_a_result_survives_its_folder(tmp_path: Path) -> None:
     )
     folder = found.save(tmp_path / "deep" / "out")
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["settings.json", "result.json", "arrays.npz", "atoms.extxyz", "log.txt"]
+        ["settings.json", "result.json", "arrays.npz", "atoms.extxyz", "log.txt", "trust.json"]
     )
     read = load_result(folder)
     assert isinstance(read, Saved)
@@ -306,6 +306,7 @@ def test_a_result_survives_its_folder(tmp_path: Path) -> None:
     assert read.settings.digest == found.settings.digest
     assert read.provenance()["versions"]["numpy"] == np.__version__
     assert read.provenance()["settings"] == "Recipe"
+    assert (read.subject, read.protocol) == (None, "")
     assert {name: array.tolist() for name, array in read.arrays.items()} == {n: a.tolist() for n, a in arrays.items()}
     assert [len(atoms) for atoms in read.atoms] == [3, 2]
     assert read.atoms[0].info["frame"] == 0
@@ -317,6 +318,24 @@ def test_a_result_without_arrays_atoms_and_facts_survives_too(tmp_path: Path) ->
     read = load_result(folder)
     assert (read.arrays, read.atoms, read.verdicts(), read.facts(), read.citations) == ({}, [], (), (), ())
     assert not (folder / "atoms.extxyz").exists()
+
+
+def test_a_verdict_is_named_by_its_key_and_else_by_its_task() -> None:
+    assert [verdict.name for verdict in VERDICTS] == ["relax", "phonons", "nve"]
+    assert Verdict("relaxation of atoms", "yes", 1, 2, "Å", "", key="relax").name == "relax"
+
+
+def test_a_result_of_an_earlier_version_is_still_read(tmp_path: Path) -> None:
+    """Without keys and floors of verdicts, subject and protocol."""
+    record = Found(said=VERDICTS).save(tmp_path) / "result.json"
+    stored = json.loads(record.read_text())
+    del stored["subject"], stored["provenance"]["protocol"]
+    for verdict in stored["verdicts"]:
+        del verdict["key"], verdict["floor"]
+    record.write_text(json.dumps(stored))
+    read = load_result(tmp_path)
+    assert [verdict.name for verdict in read.verdicts()] == ["relax", "phonons", "nve"]
+    assert (read.subject, read.protocol) == (None, "")
 
 
 def test_a_saved_result_keeps_its_date_and_its_digest_when_saved_again(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What commands print: tables and verdicts on the terminal."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -31,11 +32,11 @@ def show(table: Table) -> None:
 
 
 def show_verdicts(result: Result) -> None:
-    """Print the verdicts of a result, and the reasons of those that are not a plain yes."""
+    """Print the verdicts of a result with their keys, and the reasons of those that are not a plain yes."""
     console = Console()
     console.print(f"\n{result.title}", style="bold", highlight=False, markup=False)
     grid = Grid()
-    for name in ("task", "verdict", "measured", "allowed"):
+    for name in ("key", "task", "verdict", "measured", "allowed"):
         grid.add_column(name)
     for verdict in result.verdicts():
         grid.add_row(*_row(verdict))
@@ -43,8 +44,14 @@ def show_verdicts(result: Result) -> None:
     for verdict in result.verdicts():
         if verdict.answer != "yes":
             remedy = ", ".join(filter(None, (verdict.remedy, verdict.cost)))
-            text = f"{verdict.task}: {verdict.reason}" + (f". Remedy: {remedy}" if remedy else "")
+            text = f"{verdict.name}: {verdict.reason}" + (f". Remedy: {remedy}" if remedy else "")
             console.print(text, style="dim", highlight=False, markup=False)
+
+
+def show_unmet(failures: Sequence[str]) -> None:
+    """Say on stderr which requirements are not met, one line each."""
+    if failures:
+        print("\n  ".join(["tumble: what was required is not met:", *failures]), file=sys.stderr)
 
 
 @contextmanager
@@ -61,7 +68,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         "–" if value is None else f"{number(value)} {verdict.unit}" for value in (verdict.value, verdict.threshold)
     )
     answer = f"[{COLOURS[verdict.answer]}]{verdict.words}[/]"
-    return verdict.task, answer, measured, allowed
+    return verdict.key, verdict.task, answer, measured, allowed
 
 
 def _is_number(cell: Cell) -> bool:

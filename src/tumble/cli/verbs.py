@@ -1,5 +1,6 @@
 """What each command does between its words and a function of the package. Imported only when a command runs."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from cyclopts import Parameter
 import tumble
 from tumble import checkpoint, data
 from tumble.cli import DONE, INTERRUPTED, NOT_TRUSTED
-from tumble.cli.screen import progress_bar, show, show_verdicts
+from tumble.cli.screen import progress_bar, show, show_unmet, show_verdicts
+from tumble.jobs.audit.tasks import KEYS
 from tumble.jobs.predict import predict_files
-from tumble.results import load_result
+from tumble.results import load_result, load_trust, parse_require, trust_schema, unmet
 
 if TYPE_CHECKING:
     from tumble.jobs.audit import AuditSettings
@@ -24,6 +26,10 @@ Name = Annotated[str, Parameter(help="Name that `tumble models` lists, file, or 
 Files = Annotated[list[Path], Parameter(help="Structures, in any format that ASE reads.", negative_iterable=())]
 Variant = Annotated[str | None, Parameter(help="Set of heads, of a file with several.")]
 Overwrite = Annotated[bool, Parameter(negative="", show_default=False, help="Replace what an earlier run wrote there.")]
+Require = Annotated[
+    str | None,
+    Parameter(help="Exit with 6 unless these are fine, if need be with a remedy: phonons,nvt=yes. All tasks: remedy."),
+]
 
 
 @Parameter(name="*")
@@ -83,18 +89,68 @@ def predict(
     return DONE
 
 
+Rule = Annotated[
+    str,
+    Parameter(
+        help="RULE, RULE@FRAME or auto. RULE: none; i; the groups T O I Th Oh Ih; so3:L or o3:L (with inversion), "
+        "exact to degree L; euler:L, euler:Li; random:n; crystal, the structure's own point group. FRAME: lab, "
+        "generic, random:n, or crystal (fewest calls for a crystal however it is turned)."
+    ),
+]
+Project = Annotated[
+    Literal["crystal"] | None,
+    Parameter(help="Project forces and stress on the space group of each structure, within 0.001 Å."),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Chosen:
+    """How good the rule auto must be, and on which structures."""
+
+    tolerance: Annotated[
+        str | None,
+        Parameter(help='With auto: the error that may remain, "1 meV/A", "0.2 meV/atom", "10 meV" or "0.05 GPa".'),
+    ] = None
+    on: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            help="With auto: structures to choose the rule on.",
+            consume_multiple=True,
+            negative_iterable=(),
+            show_default=False,
+        ),
+    ] = ()
+
+
+UNCHOSEN = Chosen()
+
+
 def symmetrize(
     model: Name,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="File for the new potential, .safetensors.")],
-    rotations: Annotated[str, Parameter(help="T O I Th Oh Ih, i, so3:L, o3:L, euler:L, euler:Li or random:n.")] = "Ih",
+    rotations: Rule = "Ih",
+    project: Project = None,
+    choice: Chosen = UNCHOSEN,
     variant: Variant = None,
     overwrite: Overwrite = False,
 ) -> int:
     """Average a potential over rotations; the result is a file that every other command takes."""
     refuse_existing(output, overwrite)
-    potential = tumble.symmetrize(tumble.load(model, variant=variant), rotations)
-    checkpoint.save(potential, output, {"made_by": f"tumble symmetrize {model} --rotations {rotations}"})
+    on = data.read([str(file) for file in choice.on], require=()).atoms if choice.on else None
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        print(text, flush=True)
+
+    asked: dict[str, Any] = {"project": project, "tolerance": choice.tolerance, "on": on, "tell": tell}
+    potential = tumble.symmetrize(tumble.load(model, variant=variant), rotations, **asked)
+    words = {"--rotations": rotations, "--tolerance": choice.tolerance, "--project": project}
+    flags = "".join(f" {flag} {shlex.quote(word)}" for flag, word in words.items() if word)
+    card = {"made_by": f"tumble symmetrize {model}{flags}"} | ({"choice": said[-1]} if said else {})
+    checkpoint.save(potential, output, card)
     print(f"wrote {output}")
     return DONE
 
@@ -132,9 +188,7 @@ def audit(
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="Folder for the result and card.html.")
     ] = None,
-    require: Annotated[
-        Literal["remedy", "yes"] | None, Parameter(help="Exit with 6 unless every verdict is at least this.")
-    ] = None,
+    require: Require = None,
     where: Where = HERE,
     overwrite: Overwrite = False,
 ) -> int:
@@ -142,26 +196,56 @@ def audit(
     if output is not None:
         refuse_existing(output / "result.json", overwrite)
     chosen = settings()
+    required = () if require is None else parse_require(require, KEYS)  # before anything is measured in vain
     structures = data.read([str(file) for file in files], require=())
     potential = where.load(model)  # before the bar, for a download has a bar of its own
     with progress_bar("auditing") as tell:
-        result = tumble.audit(potential, structures, chosen, tell=lambda one: tell(*one))
+        result = tumble.audit(potential, structures, chosen, name=model, tell=lambda one: tell(*one))
     show_verdicts(result)
     if output is not None:
         result.save(output, overwrite=overwrite)
         print(f"wrote {output} and {tumble.report(result, to=output / 'card.html')}")
-    accepted = {"yes": {"yes"}, "remedy": {"yes", "remedy"}, None: None}[require]
-    return DONE if accepted is None or all(one.answer in accepted for one in result.verdicts()) else NOT_TRUSTED
+    failures = unmet(required, result.verdicts())
+    show_unmet(failures)
+    return NOT_TRUSTED if failures else DONE
 
 
 def report(
-    folders: Annotated[list[Path], Parameter(help="Folders that commands have written.", negative_iterable=())],
+    folders: Annotated[
+        list[Path] | None, Parameter(help="Folders that commands have written.", negative_iterable=())
+    ] = None,
     *,
-    to: Annotated[Path, Parameter(help="The page to write.")] = Path("card.html"),
+    to: Annotated[Path | None, Parameter(help="The page to write; card.html if nothing else is asked for.")] = None,
+    compare: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Results of one job side by side, with what changed.")
+    ] = False,
+    require: Require = None,
+    schema: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Print the JSON Schema of trust.json.")
+    ] = False,
 ) -> int:
-    """Turn result folders into one self-contained HTML page."""
-    print(f"wrote {tumble.report(*(load_result(folder) for folder in folders), to=to)}")
-    return DONE
+    """Turn result folders into one self-contained HTML page, or check what they say."""
+    if schema:
+        print(trust_schema(), end="")
+        return DONE
+    folders = folders or []
+    failures = [] if require is None else _failures(folders, require)
+    if to is not None or compare or require is None or not folders:
+        results = [load_result(folder) for folder in folders]
+        print(f"wrote {tumble.report(*results, to=to or Path('card.html'), compare=compare)}")
+    show_unmet(failures)
+    return NOT_TRUSTED if failures else DONE
+
+
+def _failures(paths: list[Path], require: str) -> list[str]:
+    """What the verdicts in folders of results fall short of; a certificate alone, or its folder, is enough."""
+    stored = {
+        path: (load_result(path).verdicts() if (path / "result.json").is_file() else load_trust(path).verdicts)
+        for path in paths
+    }
+    known = dict.fromkeys((*KEYS, *(verdict.name for verdicts in stored.values() for verdict in verdicts)))
+    required = parse_require(require, tuple(known))
+    return [f"{path}: {line}" for path, verdicts in stored.items() for line in unmet(required, verdicts)]
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

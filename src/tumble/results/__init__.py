@@ -4,6 +4,7 @@ from tumble.results.facts import Cell, Curve, Fact, Map, Series, Sketch, Table, 
 from tumble.results.folder import Result, Saved, load_result
 from tumble.results.progress import Progress
 from tumble.results.settings import Setting, Settings
+from tumble.results.trust import Structure, Trust, load_trust, parse_require, trust_schema, unmet
 
 __all__ = [
     "Cell",
@@ -17,8 +18,14 @@ __all__ = [
     "Setting",
     "Settings",
     "Sketch",
+    "Structure",
     "Table",
+    "Trust",
     "Verdict",
     "load_result",
+    "load_trust",
     "number",
+    "parse_require",
+    "trust_schema",
+    "unmet",
 ]

@@ -187,6 +187,8 @@ class Verdict:
     answer:    "yes" fine as is, "remedy" fine with the remedy at its cost, "no" not with this model, "unknown".
     value:     what was measured, in `unit`, or None.
     threshold: the largest value that is good enough, in `unit`, or None.
+    floor:     what rounding alone would make of `value`, in `unit`, or None.
+    key:       short name of the task, by which commands and certificates call it.
     """
 
     task: str
@@ -197,16 +199,23 @@ class Verdict:
     reason: str
     remedy: str = ""
     cost: str = ""
+    floor: float | None = None
+    key: str = ""
 
     def __post_init__(self) -> None:
         """Check the answer."""
         _one_of(self.answer, get_args(Answer), f"answer of verdict '{self.task}'")
-        _freeze(self, value=_scalar(self.value), threshold=_scalar(self.threshold))
+        _freeze(self, value=_scalar(self.value), threshold=_scalar(self.threshold), floor=_scalar(self.floor))
 
     @property
     def words(self) -> str:
         """The answer, as one says it."""
         return WORDS[self.answer]
+
+    @property
+    def name(self) -> str:
+        """The key; the task where the job has given none."""
+        return self.key or self.task
 
 
 def number(value: Cell, digits: int = 3) -> str:

@@ -19,6 +19,7 @@ from pydantic import ConfigDict
 
 from tumble.results.facts import Curve, Fact, Map, Series, Sketch, Table, Verdict, number
 from tumble.results.settings import Settings
+from tumble.results.trust import Protocol, Structure, Trust
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -42,6 +43,9 @@ class Result(ABC):
     arrays:    name → array, in eV and Å unless the name says otherwise.
     atoms:     structures.
     citations: one line of plain text each.
+    subject:   what the verdicts are about, plain JSON: "name" and "digest" of a potential's weights, and what else
+               identifies it; None if the job does not say.
+    protocol:  name of the published protocol whose settings these are; empty if they are somebody's own.
     """
 
     job: str
@@ -50,6 +54,8 @@ class Result(ABC):
     arrays: dict[str, np.ndarray]
     atoms: list["Atoms"]
     citations: tuple[str, ...]
+    subject: Mapping[str, Any] | None = None
+    protocol: str = ""
 
     @abstractmethod
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -60,20 +66,22 @@ class Result(ABC):
         """Tables and figures, most important first."""
 
     def provenance(self) -> dict[str, Any]:
-        """Date, platform, versions of the packages that took part, kind and digest of the settings."""
+        """Date, platform, versions of the packages that took part, protocol, kind and digest of the settings."""
         return {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical cores",
             "versions": {"python": platform.python_version()} | _versions(),
+            "protocol": self.protocol,
             "settings": type(self.settings).__name__,
             "digest": self.settings.digest,
         }
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write settings.json, result.json, arrays.npz, atoms.extxyz (unless there are no atoms) and log.txt.
+        """Write settings.json, result.json, arrays.npz, atoms.extxyz, trust.json and log.txt.
 
-        Each file is written aside and moved into place, result.json last. Other files in the folder stay untouched, and
-        log.txt only grows.
+        There is no atoms.extxyz without atoms, and no trust.json, the certificate, without verdicts. Each file is
+        written aside and moved into place, result.json last. Other files in the folder stay untouched, and log.txt
+        only grows.
 
         Raises:
             ValueError: the folder holds a result and `overwrite` is False, or a file of one of these names that no
@@ -105,6 +113,8 @@ class Saved(Result):
     stored_verdicts: tuple[Verdict, ...]
     stored_facts: tuple[Fact, ...]
     stored_provenance: Mapping[str, Any]
+    subject: Mapping[str, Any] | None = None
+    protocol: str = ""
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """The verdicts as they were stored."""
@@ -146,6 +156,8 @@ def load_result(folder: str | Path) -> Saved:
             stored_verdicts=tuple(Verdict(**verdict) for verdict in stored["verdicts"]),
             stored_facts=tuple(_fact(fact) for fact in stored["facts"]),
             stored_provenance=stored["provenance"],
+            subject=stored.get("subject"),
+            protocol=stored["provenance"].get("protocol", ""),
         )
     except Exception as error:  # whatever a reader says about a file of ours, it is not as it was written
         raise ValueError(f"the result in {folder} is damaged: {error!r}. Run its job again.") from error
@@ -164,6 +176,9 @@ def _contents(result: Result) -> dict[str, bytes]:
         text = io.StringIO()
         write(text, result.atoms, format="extxyz")
         files["atoms.extxyz"] = text.getvalue().encode()
+    made = result.provenance()
+    if result.verdicts():
+        files["trust.json"] = _trust(result, made).to_json().encode()
     record = {
         "format": FORMAT,
         "job": result.job,
@@ -171,11 +186,26 @@ def _contents(result: Result) -> dict[str, bytes]:
         "files": [*files, "result.json"],
         "structures": len(result.atoms),
         "verdicts": [asdict(verdict) for verdict in result.verdicts()],
-        "provenance": result.provenance(),
+        "subject": result.subject,
+        "provenance": made,
         "citations": list(result.citations),
         "facts": [{"fact": type(fact).__name__} | asdict(fact) for fact in result.facts()],
     }
     return files | {"result.json": _dumps(record)}
+
+
+def _trust(result: Result, made: Mapping[str, Any]) -> Trust:
+    return Trust(
+        job=result.job,
+        title=result.title,
+        date=made["date"],
+        tool=made["versions"].get("tumble", ""),
+        potential=result.subject or {},
+        protocol=Protocol(result.protocol, made["settings"], made["digest"]),
+        structures=tuple(Structure.of(atoms) for atoms in result.atoms),
+        verdicts=result.verdicts(),
+        citations=tuple(result.citations),
+    )
 
 
 def _check_room(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> set[str]:
@@ -200,7 +230,7 @@ def _check_room(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> se
         path = folder / name
         if path.exists() and not (path.is_file() and path.read_bytes() == files[name]):
             raise ValueError(f"{path} was not written by a result, and is not overwritten. Choose another folder.")
-    return ours & {"settings.json", "arrays.npz", "atoms.extxyz"}
+    return ours & {"settings.json", "arrays.npz", "atoms.extxyz", "trust.json"}
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -139,9 +139,26 @@ def _frequency(finding: Finding, settings: AuditSettings) -> Number:
     return Number(None) if found is None else Number(found.worst_THz, found.floor_THz)
 
 
+def _frequency_spread(finding: Finding, settings: AuditSettings) -> Number:
+    found = finding.frequency_spread
+    return Number(None) if found is None else Number(found.worst_THz, found.floor_THz)
+
+
+def _frequency_left(finding: Finding, remedy: Remedy, settings: AuditSettings) -> float | None:
+    """In proportion to what is left of the forces, whose slopes force constants are."""
+    if finding.turned is None or finding.frequency_spread is None or remedy.left is None:
+        return None
+    spread, left = finding.turned.spread.force_meV_per_A, remedy.left.force_meV_per_A
+    return None if not spread or left is None else finding.frequency_spread.worst_THz * left / spread
+
+
 def _constants(finding: Finding, settings: AuditSettings) -> Number:
     found = finding.frequencies
-    return Number(None) if found is None else Number(found.forbidden, found.floor_THz / max(found.rms_THz, 1e-300))
+    return (
+        Number(None)
+        if found is None
+        else Number(found.forbidden, found.forbidden * found.floor_THz / max(found.rms_THz, 1e-300))
+    )
 
 
 def _has_rest(finding: Finding) -> bool:
@@ -255,6 +272,15 @@ CRITERIA: Final[dict[str, tuple[Criterion, ...]]] = {
             "curvature",
             _has_curvature,
             cure=("project the force constants on the space group: leaves 0", "no call"),
+        ),
+        Criterion(
+            "scatter of a frequency over orientations",
+            "THz",
+            _frequency_spread,
+            lambda limits: limits.frequency_THz,
+            "curvature",
+            lambda finding: _has_curvature(finding) and "frequencies over orientations" not in finding.skipped,
+            left=_frequency_left,
         ),
     ),
     "conductivity": (

@@ -1,13 +1,13 @@
 """Finding: everything that was found about one structure, and what went wrong on the way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ase import Atoms
 
 from tumble.batch import Properties
 from tumble.jobs.audit.measures.contracts import Contract
-from tumble.jobs.audit.measures.curvature import FrequencyError
+from tumble.jobs.audit.measures.curvature import FrequencyError, FrequencySpread
 from tumble.jobs.audit.measures.drift import Drift, Heating
 from tumble.jobs.audit.measures.force_gap import ForceGap
 from tumble.jobs.audit.measures.jacobian import NonConservation
@@ -59,6 +59,7 @@ class Finding:
     turned:       what it shows when it is turned.
     dynamics:     whether forces conserve energy.
     frequencies:  what symmetry forbids of its force constants.
+    frequency_spread: how frequencies scatter over orientations.
     rest:         where forbidden forces and stress would take it.
     contracts:    what every potential must keep.
     failures:     what went wrong.
@@ -70,13 +71,19 @@ class Finding:
     n_operations: int | None
     raw: Properties
     seconds_of_call: float | None
-    turned: Turned | None
-    dynamics: Dynamics
-    frequencies: FrequencyError | None
-    rest: Rest | None
-    contracts: tuple[Contract, ...]
-    failures: tuple[Failure, ...]
-    skipped: dict[str, str]
+    turned: Turned | None = None
+    dynamics: Dynamics = field(default_factory=Dynamics)
+    frequencies: FrequencyError | None = None
+    frequency_spread: FrequencySpread | None = None
+    rest: Rest | None = None
+    contracts: tuple[Contract, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the same question gets the same answer."""
+        return all(one.passed is not False for one in self.contracts if one.name == "repeatable")
 
     @property
     def is_molecule(self) -> bool:

@@ -25,6 +25,7 @@ def audit(
     atoms_or_structures: Atoms | Sequence[Atoms] | Dataset,
     settings: AuditSettings | None = None,
     *,
+    name: str = "",
     labels: Sequence[Properties | None] | None = None,
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> AuditResult:
@@ -37,6 +38,7 @@ def audit(
         potential: any Potential.
         atoms_or_structures: one structure, many, or a Dataset with its labels.
         settings: None: `AUDIT_V1`.
+        name: what cards and certificates call the potential; by default what it is made of.
         labels: reference of each structure, energy () eV, forces (n, 3) eV/Å, stress (3, 3) eV/Å³; fields may be None.
         tell: called as the work goes on, with the pair evaluations of the measuring rules and the remedies.
 
@@ -54,16 +56,16 @@ def audit(
     total = sum(each * _n_calls(rule, settings) for each, rule in zip(prices, rules, strict=True))
     findings: list[Finding] = []
     done = 0.0
-    for one, label, name, rule in zip(atoms, labels, names, rules, strict=True):
+    for one, label, called, rule in zip(atoms, labels, names, rules, strict=True):
 
-        def tick(work: float, name: str = name) -> None:
+        def tick(work: float, called: str = called) -> None:
             nonlocal done
             done = min(done + work, total)
-            tell(Progress(int(done), total, name))
+            tell(Progress(int(done), total, called))
 
-        findings.append(survey(potential, one, name, settings, rule, label=label, tick=tick))
+        findings.append(survey(potential, one, called, settings, rule, label=label, tick=tick))
     tell(Progress(total, total, f"{len(findings)} structures done"))
-    return AuditResult.of(settings, subject(potential), findings, labels)
+    return AuditResult.of(settings, subject(potential, name), findings, labels)
 
 
 def describe(potential: Potential) -> str:
@@ -106,13 +108,17 @@ def _structures(
     return atoms, list(labels), names
 
 
-def subject(potential: Potential) -> dict[str, str]:
-    """What a certificate says a potential is: in words, and by the SHA-256 of its weights where it has any."""
+def subject(potential: Potential, name: str = "") -> dict[str, str]:
+    """What a certificate says a potential is: its name, and the SHA-256 of its weights where it has any."""
     weights = hashlib.sha256()
     tensors = potential.state_dict()
-    for name, tensor in tensors.items():
-        weights.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    known = {"name": describe(potential), "dtype": str(potential.dtype).removeprefix("torch.")}
+    for key, tensor in tensors.items():
+        weights.update(key.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    known = {
+        "name": name or describe(potential),
+        "made_of": describe(potential),
+        "dtype": str(potential.dtype).removeprefix("torch."),
+    }
     return known | ({"digest": weights.hexdigest()} if tensors else {})
 
 

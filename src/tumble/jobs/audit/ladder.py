@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import torch
 
 from tumble.batch import Batch, Properties
-from tumble.crystal import SpaceGroup
+from tumble.crystal import RESOLVED, SpaceGroup, resolution
 from tumble.jobs.audit.measures.spread import Sizes, difference, is_resolving, larger
 from tumble.jobs.audit.settings import AUTO, AuditSettings
 from tumble.jobs.audit.subject import Subject
@@ -71,7 +71,8 @@ def orbit_of(potential: Potential, batch: Batch, rule: Rotations, tick: Tick = l
 class Remedy(NamedTuple):
     """Averaging over one rule, for one structure.
 
-    rule:      its name.
+    spec:      what was asked for.
+    rule:      its name; in the generic frame where its own would not see the structure's anisotropy.
     n_calls:   calls of the potential instead of one: distinct orientations of the structure.
     times:     measured time over that of one raw call; None if the rule was not run.
     deviation: of the answers averaged in the frame of the structure from the best known mean; None if it was not run.
@@ -79,6 +80,7 @@ class Remedy(NamedTuple):
                spectrum.
     """
 
+    spec: str
     rule: str
     n_calls: int
     times: float | None
@@ -94,10 +96,20 @@ class Remedy(NamedTuple):
 
 
 def remedies_run(specs: Sequence[str], n_nodes: int, group: SpaceGroup | None = None) -> tuple[list[Rotations], int]:
-    """All rules, cheapest first, and how many of them are run: half as many calls as the measuring rule has nodes."""
-    rules = sorted((Rotations.parse(spec) for spec in specs), key=lambda rule: (n_calls_for(rule, group), len(rule)))
+    """All rules, cheapest first, and how many of them are run: half as many calls as the measuring rule has nodes.
+
+    A rule that sees one orientation of the structure again and again averages nothing; it is taken out of its frame.
+    """
+    rules = [Rotations.parse(spec) for spec in specs]
+    if group is not None:
+        rules = [rule if _sees(rule, group) else rule.generic() for rule in rules]
+    rules.sort(key=lambda rule: (n_calls_for(rule, group), len(rule)))
     together = itertools.accumulate(n_calls_for(rule, group) for rule in rules)
     return rules, sum(calls <= n_nodes / 2 for calls in together)
+
+
+def _sees(rule: Rotations, group: SpaceGroup) -> bool:
+    return "@" in rule.name or resolution(rule, group.point).captured >= RESOLVED
 
 
 def remedies(subject: Subject, orbit: Orbit, specs: Sequence[str], tick: Tick = lambda work: None) -> list[Remedy]:
@@ -122,7 +134,9 @@ def remedies(subject: Subject, orbit: Orbit, specs: Sequence[str], tick: Tick = 
             deviation = subject.sized(difference(mean, reference))
         if is_resolving(orbit.rotations):
             expected = subject.sized(residual(orbit, rule))
-        found.append(Remedy(rule.name, n_calls_for(rule, group), times, deviation, expected))
+        found.append(
+            Remedy(rule.name.partition("@generic")[0], rule.name, n_calls_for(rule, group), times, deviation, expected)
+        )
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tumble.batch import Properties
 from tumble.jobs.audit.figures import figures
 from tumble.jobs.audit.finding import Finding
-from tumble.jobs.audit.settings import AuditSettings
+from tumble.jobs.audit.settings import AUDIT_V1, AuditSettings
 from tumble.jobs.audit.tables import tables
 from tumble.jobs.audit.verdicts import judge
 from tumble.results import Fact, Result, Verdict
@@ -63,6 +63,11 @@ class AuditResult(Result):
         on = ", ".join(names) if len(names) <= 3 else f"{len(names)} structures"
         title = f"{subject['name']} on {on}"
         return cls(title, settings, tuple(findings), tuple(labels), arrays, atoms, subject)
+
+    @property
+    def protocol(self) -> str:  # type: ignore[override]
+        """AUDIT_V1 for its settings, nothing for others."""
+        return "AUDIT_V1" if self.settings == AUDIT_V1 else ""
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """For which tasks the potential is good enough, as it stands or with a remedy."""

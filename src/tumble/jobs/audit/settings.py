@@ -41,7 +41,9 @@ class Thresholds(Settings):
         0.02, gt=0, description="forbidden part of the elastic constants as a share of them (Frobenius norms)"
     )
     frequency_THz: float = Field(
-        0.05, gt=0, description="largest shift of a phonon frequency by forbidden force constants, THz"
+        0.05,
+        gt=0,
+        description="shift of a phonon frequency by forbidden force constants, THz, and its scatter over orientations",
     )
     conductivity_share: float = Field(
         0.005, gt=0, description="forbidden part of the force constants as a share of them, for thermal conductivity"
@@ -70,7 +72,7 @@ class AuditSettings(Settings):
         AUTO, description="measuring rule, such as o3:8@generic; auto: the finest that the budget allows"
     )
     budget: float = Field(
-        2e6,
+        1e7,
         gt=0,
         description="pair evaluations (pairs × calls) that the measuring rules of all structures together may take, "
         "and as many again for force constants",

@@ -12,7 +12,15 @@ from tumble.crystal import check_resolution, space_group
 from tumble.jobs.audit.finding import Dynamics, Failure, Finding
 from tumble.jobs.audit.ladder import Tick, is_black_box, price, timed_call
 from tumble.jobs.audit.measures.contracts import contracts
-from tumble.jobs.audit.measures.curvature import FrequencyError, curvature, frequency_error, n_calls_needed
+from tumble.jobs.audit.measures.curvature import (
+    Curvature,
+    FrequencyError,
+    FrequencySpread,
+    curvature,
+    frequency_error,
+    frequency_spread,
+    n_calls_needed,
+)
 from tumble.jobs.audit.measures.drift import drift_of, turn_heating
 from tumble.jobs.audit.measures.floor import scatter
 from tumble.jobs.audit.measures.force_gap import force_gap
@@ -30,6 +38,9 @@ from tumble.units import MEV
 
 EXACT_A: Final = 1e-6
 """Å. Answers about orientations that are equivalent to this are taken from one another."""
+
+FREQUENCIES: Final = Rotations.parse("T").generic()
+"""Orientations in which force constants are computed; their scatter needs no high degree."""
 
 T = TypeVar("T")
 
@@ -97,8 +108,7 @@ def survey(
     if raw.energy is None or seconds is None:
         if seconds is not None:
             attempt.failures.append(Failure("the answer as it stands", "there is no energy"))
-        nothing = (None, Dynamics(), None, None, ())
-        return Finding(name, atoms, n_operations, raw, seconds, *nothing, tuple(attempt.failures), {})
+        return Finding(name, atoms, n_operations, raw, seconds, failures=tuple(attempt.failures))
     _note_missing(raw, batch, attempt)
     promises = attempt("contracts", lambda: contracts(potential, atoms)) or ()
     subject = Subject(potential, atoms, batch, group, exact_group, raw, seconds, label)
@@ -116,6 +126,7 @@ def survey(
         turned=orbit,
         dynamics=_dynamics(subject, orbit, rounding, settings, attempt),
         frequencies=crystal.frequencies,
+        frequency_spread=crystal.frequency_spread,
         rest=crystal.rest,
         contracts=promises,
         failures=tuple(attempt.failures),
@@ -128,6 +139,7 @@ class _Crystal:
     """What the symmetry of a structure forbids, and why that was not looked at."""
 
     frequencies: FrequencyError | None = None
+    frequency_spread: FrequencySpread | None = None
     rest: Rest | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -145,16 +157,28 @@ def _crystal(subject: Subject, rounding: Rounding, settings: AuditSettings, atte
     if calls * each > settings.budget:
         reason = f"its force constants take {calls} calls, more than the budget of {settings.budget:.0g} allows"
         return _Crystal(skipped=dict.fromkeys(asked, reason))
-    potential, atoms = subject.potential, subject.atoms
-    found = attempt("force constants", lambda: curvature(potential, atoms, group))
+    potential, atoms, noise = subject.potential, subject.atoms, rounding.force_eV_per_A
+
+    def constants() -> tuple[Curvature, FrequencyError | None] | None:
+        found = curvature(potential, atoms, group)
+        return None if found is None else (found, frequency_error(found, atoms, rounding=noise))
+
+    known = attempt("force constants", constants)
     tick(calls * each)
-    if found is None:
+    if known is None:
         return _Crystal()
-    frequencies = frequency_error(found, atoms, rounding=rounding.force_eV_per_A)
-    rest = None
+    rest = spread = None
+    skipped = {}
     if "rest" in asked:
-        rest = attempt("forbidden forces", lambda: forbidden_at_rest(potential, atoms, group, found))
-    return _Crystal(frequencies, rest, {})
+        rest = attempt("forbidden forces", lambda: forbidden_at_rest(potential, atoms, group, known[0]))
+    if "curvature" in asked and (len(FREQUENCIES) + 1) * calls * each > settings.budget:
+        skipped = {"frequencies over orientations": f"{len(FREQUENCIES) * calls} calls exceed the budget"}
+    elif "curvature" in asked:
+        spread = attempt(
+            "frequencies over orientations", lambda: frequency_spread(potential, atoms, group, FREQUENCIES)
+        )
+        tick(len(FREQUENCIES) * calls * each)
+    return _Crystal(known[1] if "curvature" in asked else None, spread, rest, skipped)
 
 
 def _dynamics(

@@ -42,7 +42,7 @@ def _failures(findings: Sequence[Finding]) -> Table:
         (finding.name, failure.measure, failure.message) for finding in findings for failure in finding.failures
     ]
     rows += [
-        (finding.name, f"{one.name}, a promise of every potential", f"deviates by {number(one.deviation)} {one.unit}")
+        (finding.name, f"{one.name}: {one.note}", f"deviates by {number(one.deviation)} {one.unit}")
         for finding in findings
         for one in finding.contracts
         if one.passed is False

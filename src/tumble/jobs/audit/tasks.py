@@ -22,7 +22,7 @@ MEASURES: Final = {
     "orbit": "answers in every orientation: spread, spectrum, remedies",
     "dynamics": "force gap, antisymmetric part of the Jacobian, work around loops, smoothness at the cutoff",
     "rest": "forbidden forces and stress of a crystal, and where they would take it",
-    "curvature": "force constants: forbidden part and frequencies",
+    "curvature": "force constants: their forbidden part, and frequencies over orientations",
 }
 """What can be measured of a structure; contracts and the precision floor are always looked at."""
 
@@ -34,8 +34,8 @@ TASKS: Final = (
     Task("relax", "relaxation of atoms", frozenset({"orbit", "rest"})),
     Task("cell", "relaxation of the cell", frozenset({"orbit", "rest"})),
     Task("elastic", "elasticity", frozenset({"rest"})),
-    Task("phonons", "phonons", frozenset({"curvature"})),
-    Task("conductivity", "thermal conductivity", frozenset({"curvature"})),
+    Task("phonons", "phonons", frozenset({"curvature", "orbit"})),
+    Task("conductivity", "thermal conductivity", frozenset({"curvature", "orbit"})),
 )
 
 KEYS: Final = tuple(task.key for task in TASKS)

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 
 from tumble.jobs.audit.criteria import CRITERIA, Criterion
 from tumble.jobs.audit.finding import Finding
+from tumble.jobs.audit.ladder import Remedy
 from tumble.jobs.audit.settings import AuditSettings
 from tumble.jobs.audit.tasks import Task, chosen
 from tumble.results import Verdict, number
 
 ORDER = ("no", "remedy", "unknown", "yes")
 """Answers, the one that decides first: what fails or must be repaired outweighs what is not known."""
+
+REPEAT = "make it repeatable: fix its seeds, and the order of its sums"
 
 
 def judge(findings: Sequence[Finding], settings: AuditSettings) -> tuple[Verdict, ...]:
@@ -28,7 +32,8 @@ def _judge(task: Task, findings: Sequence[Finding], settings: AuditSettings) -> 
     if not parts:
         if not settings.tasks:
             return None
-        reason = "none of these structures has anything to say about it"
+        failed = next((finding for finding in findings if finding.failures), None)
+        reason = "none of these structures has anything to say about it" if failed is None else _failure(failed)
         return Verdict(task.name, "unknown", None, None, "", reason, key=task.key)
     parts.sort(key=lambda one: (ORDER.index(one.answer), -_excess(one)))
     first, *others = parts
@@ -47,7 +52,7 @@ def _judge(task: Task, findings: Sequence[Finding], settings: AuditSettings) -> 
 def _weigh(task: Task, criterion: Criterion, findings: Sequence[Finding], settings: AuditSettings) -> Verdict | None:
     """The verdict of one criterion, for the structure where its number is largest; None if nobody asked for it."""
     rows = [(*criterion.number(finding, settings), finding) for finding in findings]
-    known = [(value, noise, finding) for value, noise, finding in rows if value is not None]
+    known = [(value, noise, finding) for value, noise, finding in rows if value is not None and isfinite(value)]
     limit, origin = _limit(criterion, findings, settings)
     if not known:
         reason = f"{criterion.meaning}: {_why_not(criterion, findings)}"
@@ -55,7 +60,7 @@ def _weigh(task: Task, criterion: Criterion, findings: Sequence[Finding], settin
     value, noise, worst = max(known, key=lambda row: row[0])
     unit = f" {criterion.unit}" if criterion.unit else ""
     reason = f"{criterion.meaning} is {number(value)}{unit} for {worst.name}; the limit is {origin}"
-    verdict = Verdict(task.name, "no", value, limit, criterion.unit, reason, key=task.key)
+    verdict = Verdict(task.name, "no", value, limit, criterion.unit, reason, floor=noise, key=task.key)
     if value <= settings.floor_factor * noise:
         reason = f"{criterion.meaning} is at the precision floor ({number(noise)}{unit}), for {worst.name}"
         if value > limit:
@@ -63,6 +68,9 @@ def _weigh(task: Task, criterion: Criterion, findings: Sequence[Finding], settin
             return replace(verdict, answer="unknown", reason=reason, remedy=remedy)
     if value <= limit:
         return replace(verdict, answer="yes", reason=reason)
+    if not worst.is_repeatable:
+        reason = f"{reason}; asked again about the same structure, the potential answers otherwise"
+        return replace(verdict, answer="unknown", reason=reason, remedy=REPEAT)
     if criterion.cure is not None:
         return replace(verdict, answer="remedy", remedy=criterion.cure[0], cost=criterion.cure[1])
     if criterion.left is None:
@@ -74,11 +82,15 @@ def _why_not(criterion: Criterion, findings: Sequence[Finding]) -> str:
     """Why a number is not known for any of these structures."""
     for finding in findings:
         if finding.failures:
-            failure = finding.failures[0]
-            return f"{failure.measure} of {finding.name} failed: {failure.message}"
+            return _failure(finding)
         if criterion.measure in finding.skipped:
             return f"not measured for {finding.name}: {finding.skipped[criterion.measure]}"
     return f"this potential does not give it for any of {len(findings)} structures"
+
+
+def _failure(finding: Finding) -> str:
+    first = finding.failures[0]
+    return f"{first.measure} of {finding.name} failed: {first.message}"
 
 
 def _with_remedy(
@@ -87,25 +99,35 @@ def _with_remedy(
     """The verdict with the cheapest rule that leaves less than the limit in every structure; "no" if none does."""
     assert verdict.threshold is not None
     assert criterion.left is not None
-    shown = [(finding, finding.turned) for finding in findings if finding.turned is not None]
-    best = float("inf")
-    for place, remedy in enumerate(shown[0][1].remedies):
-        here = [turned.remedies[place] for _, turned in shown]
-        lefts = [criterion.left(f, one, settings) for (f, _), one in zip(shown, here, strict=True)]
-        if any(one.left is None for one in here):
+    best, tried = float("inf"), []
+    for remedies in _by_cost(findings):
+        lefts = [criterion.left(finding, remedy, settings) for finding, remedy in remedies if remedy.left is not None]
+        if len(lefts) < len(remedies):
             continue
+        # In one frame for all: a rule that one structure needs in the generic frame does there for the others too.
+        rule = max((remedy.rule for _, remedy in remedies), key=len)
         left = max(one or 0.0 for one in lefts)
+        tried.append(rule)
         best = min(best, left)
         if left <= verdict.threshold:
-            times = [one.times for one in here if one.times is not None]
-            calls = max(one.n_calls for one in here)
+            times = [remedy.times for _, remedy in remedies if remedy.times is not None]
+            calls = max(remedy.n_calls for _, remedy in remedies)
             cost = f"{calls} calls" + (f", {number(max(times))} × the time of one" if times else "")
-            words = f"symmetrize with {remedy.rule}: leaves {number(left)} {verdict.unit}"
+            words = f"symmetrize with {rule}: leaves {number(left)} {verdict.unit}"
             return replace(verdict, answer="remedy", remedy=words, cost=cost)
-    if best == float("inf"):
+    if not tried:
         return replace(verdict, reason=f"{verdict.reason}; what averaging would leave was not measured")
-    tried = f"averaging over {', '.join(remedy.rule for remedy in shown[0][1].remedies)} leaves"
-    return replace(verdict, reason=f"{verdict.reason}; {tried} {number(best)} {verdict.unit} at best")
+    reason = f"{verdict.reason}; averaging over {', '.join(tried)} leaves {number(best)} {verdict.unit} at best"
+    return replace(verdict, reason=reason)
+
+
+def _by_cost(findings: Sequence[Finding]) -> list[list[tuple[Finding, Remedy]]]:
+    """Each remedy for every structure that was turned, the cheapest first."""
+    together: dict[str, list[tuple[Finding, Remedy]]] = {}
+    for finding in findings:
+        for remedy in finding.turned.remedies if finding.turned is not None else ():
+            together.setdefault(remedy.spec, []).append((finding, remedy))
+    return sorted(together.values(), key=lambda ones: max(remedy.n_calls for _, remedy in ones))
 
 
 def _limit(criterion: Criterion, findings: Sequence[Finding], settings: AuditSettings) -> tuple[float, str]:

@@ -118,9 +118,8 @@ def contracts(
 
     The changes of `CHANGES`, one call each; the same question `N_REPEATS` times, each time after another structure, so
     that neither a stored answer nor a stale neighbour list goes unnoticed (two calls each); the structure in a batch
-    with two or three others (one call); the number of its neighbours in random frames, within the
-    cutoff and within the longest pair (no call). Ten calls altogether, one of them about
-    twice the atoms.
+    with two or three others (one call); the number of its neighbours in random frames, within the cutoff and within the
+    longest pair (no call). Ten calls altogether, one of them about twice the atoms.
 
     Args:
         potential: any Potential.
