@@ -12,5 +12,8 @@ BOLTZMANN: Final = 8.617333262e-5
 EV_PER_A3_TO_GPa: Final = 160.21766208
 """One eV/Å³ in GPa."""
 
+THZ: Final = 15.633304
+"""ω/2π in THz of ω² = 1 eV/(Å² amu)."""
+
 MEV: Final = 1000.0
 """One eV in meV; one eV/Å in meV/Å."""

@@ -21,7 +21,7 @@ from tumble.jobs.audit.measures.floor import LEAST, floor, scatter
 from tumble.jobs.audit.measures.force_gap import force_gap
 from tumble.jobs.audit.measures.spread import (
     difference,
-        free_energy,
+    free_energy,
     net_force,
     over_sphere,
     rms_torque,

@@ -24,10 +24,11 @@ from tumble.jobs.audit.measures.curvature import (
     usual_step,
 )
 from tumble.jobs.audit.measures.ideal import translations
-from tumble.jobs.audit.measures.vibrations import THZ, modes
+from tumble.jobs.audit.measures.vibrations import modes
 from tumble.models.pair import LennardJones
 from tumble.potential import Gradient, Potential
 from tumble.rotations import Rotations
+from tumble.units import THZ
 
 A = 3.0
 """Å, lattice constant of the simple cubic crystals."""

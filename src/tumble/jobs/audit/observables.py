@@ -52,6 +52,7 @@ def _frequencies(findings: Sequence[Finding]) -> Table:
         "shift, largest (THz)",
         "of the mode at (THz)",
         "splitting of degenerate modes (THz)",
+        "scatter over orientations, largest (THz)",
         "rounding (THz)",
         "lowest mode (THz)",
         "forbidden share",
@@ -66,6 +67,7 @@ def _frequencies(findings: Sequence[Finding]) -> Table:
             found.worst_THz,
             found.worst_at_THz,
             found.splitting_THz,
+            None if finding.frequency_spread is None else finding.frequency_spread.worst_THz,
             found.floor_THz,
             found.lowest_THz,
             found.forbidden,
@@ -76,9 +78,10 @@ def _frequencies(findings: Sequence[Finding]) -> Table:
         if (found := finding.frequencies) is not None
     ]
     note = (
-        "First-order change of frequencies by the part of the force constants that the space group forbids, over all "
-        "wave vectors that fit into the cell. It is a lower bound of what the orientation does: the part that symmetry "
-        "allows is not seen. Negative frequencies are imaginary. Sum rule: the largest entry of the sum over atoms."
+        "Shift: change of frequencies by the part of the force constants that the space group forbids, over all wave "
+        "vectors that fit into the cell; a lower bound of what the orientation does, because the part that symmetry "
+        "allows is not seen. Scatter: of frequencies over 12 orientations, which sees both. Negative frequencies are "
+        "imaginary. Sum rule: the largest entry of the sum over atoms."
     )
     return Table("Force constants and frequencies", columns, rows, note)
 
@@ -115,7 +118,7 @@ def _conservation(findings: Sequence[Finding], settings: AuditSettings) -> Table
         hows |= {f"{what}: {one.how}": None for what, one in (("force gap", gap), ("λ", lam), ("loops", loop)) if one}
     note = (
         "Force gap: rms(F + dE/dx) / rms(dE/dx). λ: antisymmetric part of the Jacobian of the forces over all of it. "
-        "Heating: an estimate from λ and the rms frequency, good to an order of magnitude; by random turns: if every "
+        "Heating: an estimate, 4 λ² ω T with the rms frequency ω, good to a factor of a few; by random turns: if every "
         "step of 0.5 fs used another random orientation. Jump: energy that is not the work of the forces. "
         + "; ".join(hows)
         + "."

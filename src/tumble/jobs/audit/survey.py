@@ -20,6 +20,7 @@ from tumble.jobs.audit.measures.curvature import (
     frequency_error,
     frequency_spread,
     n_calls_needed,
+    usual_step,
 )
 from tumble.jobs.audit.measures.drift import drift_of, turn_heating
 from tumble.jobs.audit.measures.floor import scatter
@@ -159,8 +160,10 @@ def _crystal(subject: Subject, rounding: Rounding, settings: AuditSettings, atte
         return _Crystal(skipped=dict.fromkeys(asked, reason))
     potential, atoms, noise = subject.potential, subject.atoms, rounding.force_eV_per_A
 
+    step = usual_step(potential, noise)
+
     def constants() -> tuple[Curvature, FrequencyError | None] | None:
-        found = curvature(potential, atoms, group)
+        found = curvature(potential, atoms, group, step=step)
         return None if found is None else (found, frequency_error(found, atoms, rounding=noise))
 
     known = attempt("force constants", constants)
@@ -175,7 +178,8 @@ def _crystal(subject: Subject, rounding: Rounding, settings: AuditSettings, atte
         skipped = {"frequencies over orientations": f"{len(FREQUENCIES) * calls} calls exceed the budget"}
     elif "curvature" in asked:
         spread = attempt(
-            "frequencies over orientations", lambda: frequency_spread(potential, atoms, group, FREQUENCIES)
+            "frequencies over orientations",
+            lambda: frequency_spread(potential, atoms, group, FREQUENCIES, step=step),
         )
         tick(len(FREQUENCIES) * calls * each)
     return _Crystal(known[1] if "curvature" in asked else None, spread, rest, skipped)

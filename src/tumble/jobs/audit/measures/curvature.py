@@ -14,16 +14,20 @@ from numpy.typing import NDArray
 from tumble.crystal import SpaceGroup
 from tumble.jobs.audit.measures.ideal import ideal, translations
 from tumble.jobs.audit.measures.moved import precise, rounding_of
-from tumble.jobs.audit.measures.vibrations import THZ, frequencies_of, modes, weighted
+from tumble.jobs.audit.measures.vibrations import frequencies_of, modes, weighted
 from tumble.packs import predict
 from tumble.potential import Potential
 from tumble.rotations import Rotations
+from tumble.units import THZ
 
 FINE: Final = 0.001
-"""Å, displacement where forces are computed by our models in float64: the differences are off by some 1e-5 of them."""
+"""Å, displacement where forces are exact to float64: the differences are off by some 1e-5 of them."""
 
 COARSE: Final = 0.01
-"""Å, displacement for a black box, whose forces may be rounded to single precision."""
+"""Å, displacement for a black box, whose forces may be rounded to single precision, or not be converged."""
+
+EXACT: Final = 1e-9
+"""eV/Å. Forces that are rounded to less may be displaced by `FINE`."""
 
 LEAST_THz: Final = 0.1
 """Slower modes have no frequency to speak of: a small force constant between large ones."""
@@ -115,9 +119,15 @@ def n_calls_needed(group: SpaceGroup) -> int:
     return 6 * (int(group.classes.max()) + 1)
 
 
-def usual_step(potential: Potential) -> float:
-    """Å: `FINE` for a potential with weights, which can be asked in float64; `COARSE` for a black box."""
-    return FINE if next(potential.parameters(), None) is not None else COARSE
+def usual_step(potential: Potential, rounding: float | None = None) -> float:
+    """Å: `FINE` for a potential with weights, which can be asked in float64; for a black box by how exact it is.
+
+    Args:
+        potential: any Potential.
+        rounding: eV/Å, of its forces; None: not known.
+    """
+    is_exact = next(potential.parameters(), None) is not None or (rounding is not None and rounding < EXACT)
+    return FINE if is_exact else COARSE
 
 
 def force_constants(potential: Potential, atoms: Atoms, group: SpaceGroup, step: float = COARSE) -> Floats | None:

@@ -7,6 +7,7 @@ import torch
 from ase import Atoms
 
 from tumble.jobs.audit.measures.floor import in_float64
+from tumble.models.pet import LLPR
 from tumble.potential import Gradient, Potential, Sum, collate_for
 from tumble.symmetry import Symmetrized
 
@@ -34,7 +35,7 @@ def is_gradient(potential: Potential) -> bool:
         return is_gradient(potential.inner)
     if isinstance(potential, Sum):
         return all(is_gradient(part) for part in potential.parts)  # type: ignore[arg-type]
-    return isinstance(potential, Gradient)
+    return isinstance(potential, Gradient | LLPR)
 
 
 def force_gap(potential: Potential, atoms: Atoms, rounding: float = 0.0) -> ForceGap | None:

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.geometry import find_mic
-from ase.units import fs
 from numpy.typing import NDArray
 
 from tumble.jobs.audit.measures.force_gap import is_gradient
 from tumble.jobs.audit.measures.moved import Array, precise
 from tumble.jobs.audit.measures.responses import Differences, Graph, graph_of
 from tumble.potential import Potential
+from tumble.units import THZ
 
 Indices = NDArray[np.int64]
 
@@ -128,7 +128,7 @@ def of_jacobian(jacobian: Array) -> float:
 
 def frequency_THz(mean_square: float) -> float:
     """ω/2π of ω² in eV/(Å² amu); negative where ω² is."""
-    return float(np.sign(mean_square) * np.sqrt(abs(mean_square)) * fs * 1000 / (2 * np.pi))
+    return float(np.sign(mean_square) * np.sqrt(abs(mean_square)) * THZ)
 
 
 def _whole(found: Array, atoms: Atoms, rounding: float, how: str) -> NonConservation:

@@ -9,10 +9,10 @@ from tumble.crystal import SpaceGroup
 from tumble.jobs.audit.measures.curvature import Curvature, Floats, LEAST_THz, usual_step
 from tumble.jobs.audit.measures.ideal import ideal
 from tumble.jobs.audit.measures.moved import precise, rounding_of
-from tumble.jobs.audit.measures.vibrations import THZ, modes
+from tumble.jobs.audit.measures.vibrations import modes
 from tumble.packs import predict
 from tumble.potential import Potential
-from tumble.units import MEV, EV_PER_A3_TO_GPa
+from tumble.units import MEV, THZ, EV_PER_A3_TO_GPa
 
 STRAIN_PER_STEP: Final = 0.2
 """Strain of the differences that give elastic constants, for each Å that atoms are displaced for force constants."""

@@ -1,15 +1,14 @@
 """Vibrations: normal modes and frequencies of a structure from its force constants."""
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from tumble.units import THZ
 
-THZ: Final = 15.633304
-"""Frequency in THz of an eigenvalue of 1 eV/(Å² amu), √(eV/(Å² amu)) / 2π."""
+Floats = NDArray[np.float64]
 
 
 class Modes(NamedTuple):
