@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 
 from tumble import checkpoint
 from tumble.batch import Batch, Properties
+from tumble.crystal import point_operations
 from tumble.models.pair import ZBL, LennardJones, Morse
 from tumble.models.pet import LLPR, PET, LongRange, PETSettings
 from tumble.packs import predict
 from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, collate_for
 from tumble.rotations import Rotations
-from tumble.symmetry import Symmetrized
+from tumble.symmetry import Projected, Symmetrized, symmetrize
 
 COMPAT = Path(__file__).resolve().parents[2] / "shared" / "compat"
 needs_compat = pytest.mark.skipif(not COMPAT.is_dir(), reason=f"the reference checkpoints are not in {COMPAT.name}")
@@ -47,6 +48,12 @@ POTENTIALS = {
     "float64": lambda: Gradient(pet(torch.float64)),
     "sum": lambda: Sum(Gradient(pet()), Gradient(ZBL([1, 8, 14]).to(torch.float32))),
     "symmetrized": lambda: Symmetrized(Gradient(pet()), Rotations.parse("T")),
+    "generic frame": lambda: Symmetrized(Gradient(pet()), Rotations.parse("T@generic"), prune=False),
+    "random copies": lambda: Symmetrized(Gradient(pet()), Rotations.parse("i@random:2:3")),
+    "own group": lambda: symmetrize(Gradient(pet()), "crystal"),
+    "frame of the crystal": lambda: symmetrize(Gradient(pet()), "T@crystal"),
+    "projected": lambda: Projected(Gradient(pet()), 1e-4),
+    "projected mean": lambda: symmetrize(Gradient(pet()), "T", project="crystal"),
     "pair": lambda: Gradient(LennardJones(epsilon=0.2, sigma=2.0, cutoff=4.0)),
     "morse": lambda: Gradient(Morse()),
     "foreign": lambda: checkpoint.load("ase:ase.calculators.lj:LennardJones"),
@@ -67,6 +74,37 @@ def test_a_saved_potential_gives_the_same_answers(name: str, tmp_path: Path) -> 
             assert left is None or torch.equal(left, right)
     assert checkpoint.read_header(path)["card"] == {"licence": "CC-BY-4.0"}
     assert not any(weight.requires_grad for weight in again.parameters())
+
+
+def test_wrappers_are_rebuilt_as_they_were(tmp_path: Path) -> None:
+    def again(potential: Potential, **how: bool) -> Potential:
+        return checkpoint.load(checkpoint.save(potential, tmp_path / "p.safetensors"), **how)
+
+    whole = again(symmetrize(Gradient(pet()), "T@crystal", project="crystal"))
+    assert isinstance(whole, Projected)
+    assert isinstance(whole.inner, Symmetrized)
+    assert (whole.tolerance, whole.inner.rotations.name) == (1e-3, "T@crystal")
+    exact = again(Projected(Symmetrized(Gradient(pet()), Rotations.parse("i"), prune=False), 1e-5), direct=True)
+    assert isinstance(exact, Projected)
+    assert isinstance(exact.inner, Symmetrized)
+    assert (exact.tolerance, exact.inner.prune, exact.is_conservative) == (1e-5, False, False)
+
+
+def test_a_file_from_before_there_was_pruning_is_read(tmp_path: Path) -> None:
+    path = checkpoint.save(Symmetrized(Gradient(Morse()), Rotations.parse("T")), tmp_path / "p.safetensors")
+    header = checkpoint.read_header(path)
+    inner = {"kind": "Gradient", "model": "Morse", "config": Morse().config()}
+    assert header["recipe"] == {"kind": "Symmetrized", "inner": inner, "rotations": "T"}
+    assert header["format"] == 1
+    averaged = checkpoint.load(path)
+    assert isinstance(averaged, Symmetrized)
+    assert averaged.prune
+
+
+def test_a_rule_that_its_name_does_not_make_again_is_not_saved(tmp_path: Path) -> None:
+    for rule in (Rotations.parse("T").offset(torch.eye(3)), point_operations(bulk("Si")).rule()):
+        with pytest.raises(ValueError, match=r"the rule \S+ of \d+ rotations cannot be saved: a file names its rule"):
+            checkpoint.save(Symmetrized(Gradient(Morse()), rule), tmp_path / "p.safetensors")
 
 
 def test_uncertainties_survive_a_file_exactly(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 NOUNS = {
-    *("Batch", "Properties", "Model", "Potential", "Gradient", "Direct", "Sum", "Symmetrized", "Foreign", "Calculator"),
+    *("Batch", "Properties", "Model", "Potential", "Gradient", "Direct", "Sum", "Symmetrized", "Projected", "Foreign"),
+    "Calculator",
     *("Rotations", "Orbit", "Settings", "Result", "TrainSettings", "TrainResult", "AuditSettings", "AuditResult"),
 }
 VERBS = {"load", "save", "predict", "symmetrize", "train", "audit", "report", "load_result"}

@@ -15,6 +15,7 @@ from tumble.bridges.ase import Foreign
 from tumble.crystal import point_operations, space_group
 from tumble.models.pair import LennardJones
 from tumble.orbit import Orbit, mean_over, moments_over, n_calls_for, passes, streaming
+from tumble.packs import weight
 from tumble.potential import Gradient, Model, Outputs, Potential, collate_for
 from tumble.rotations import Rotations
 
@@ -85,7 +86,7 @@ def test_a_call_never_holds_more_copies_than_the_chunk():
 def test_the_chunk_is_chosen_so_that_memory_does_not_grow_with_the_rotations(monkeypatch):
     potential = Recorder(lopsided())
     batch = collate_for(potential, structures())
-    monkeypatch.setattr(streaming, "PAIRS_PER_PASS", 10 * batch.n_pairs)
+    monkeypatch.setattr(streaming, "PAIRS_PER_PASS", 10 * weight(batch))
     for spec in ("Ih", "o3:7"):
         potential.calls.clear()
         mean_over(potential, batch, Rotations.parse(spec))
@@ -99,7 +100,7 @@ def test_the_chunk_is_chosen_so_that_memory_does_not_grow_with_the_rotations(mon
 def test_structures_without_pairs_are_packed_by_atoms(monkeypatch):
     potential = Recorder(Foreigner())
     batch = collate_for(potential, [molecule("H2O")])
-    monkeypatch.setattr(streaming, "PAIRS_PER_PASS", 12)
+    monkeypatch.setattr(streaming, "PAIRS_PER_PASS", 4 * weight(batch))
     mean_over(potential, batch, Rotations.parse("T"))
     assert potential.calls == [(4, 12, 0)] * 3
 

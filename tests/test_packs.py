@@ -7,11 +7,16 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.lj import LennardJones as AseLennardJones
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analytic import lopsided
 from tumble.batch import Properties, collate, concatenate
+from tumble.bridges.ase import Foreign
 from tumble.packs import PAIRS_OF_AN_ATOM, ahead, answered, halves, is_out_of_memory, packed, part, usual_limit, weight
+from tumble.potential import Sum
+from tumble.symmetry import symmetrize
 from tumble.testing import structures
 
 CUTOFF = 4.0
@@ -64,10 +69,13 @@ def test_a_limit_below_one_pair_is_refused():
         in_packs(chains([2]), 0)
 
 
-def test_the_usual_limit_depends_on_the_device():
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert 1000 < usual_limit(cpu, 4.0) < usual_limit(cuda, 4.0)
-    assert usual_limit(cuda, 0.0) == 1  # an engine that searches for itself gains nothing by being asked in packs
+def test_the_usual_limit_depends_on_the_device_and_on_who_is_asked(monkeypatch):
+    here, engine = lopsided(), Foreign(AseLennardJones())
+    on_cpu = usual_limit(here)
+    monkeypatch.setattr(type(here), "device", torch.device("cuda"))
+    assert 1000 < on_cpu < usual_limit(here)
+    # An engine that takes one structure after the other gains nothing by being asked in packs, nor does its average.
+    assert usual_limit(engine) == usual_limit(symmetrize(engine, "T")) == usual_limit(Sum(engine, engine)) == 1
 
 
 def test_no_structure_makes_no_pack():

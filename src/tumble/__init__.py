@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tumble.potential import Direct, Gradient, Model, Potential, Sum
     from tumble.results import Result, Settings, load_result
     from tumble.rotations import Rotations
-    from tumble.symmetry import Symmetrized, symmetrize
+    from tumble.symmetry import Projected, Symmetrized, symmetrize
 
 __version__ = "0.1.0"
 
@@ -40,6 +40,7 @@ __all__ = [
     "Direct",
     "Sum",
     "Symmetrized",
+    "Projected",
     "Foreign",
     "Calculator",
     "Rotations",
@@ -74,7 +75,7 @@ _HOMES = {
     "potential": ("Direct", "Gradient", "Model", "Potential", "Sum"),
     "results": ("Result", "Settings", "load_result"),
     "rotations": ("Rotations",),
-    "symmetry": ("Symmetrized", "symmetrize"),
+    "symmetry": ("Projected", "Symmetrized", "symmetrize"),
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 

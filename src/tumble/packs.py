@@ -100,7 +100,7 @@ def stream(
         tell(Progress(done, total, f"{speed}; {remark}" if remark else speed))
 
     refuse = partial(check_species, potential.species)
-    limit = usual_limit(potential.device, potential.cutoff) if pairs_per_batch is None else pairs_per_batch
+    limit = usual_limit(potential) if pairs_per_batch is None else pairs_per_batch
     packs = packed(atoms, potential.cutoff, dtype=potential.dtype, limit=limit, name=name, refuse=refuse)
     # One structure leaves nothing to overlap with.
     with closing(packs if total == 1 else ahead(packs)) as coming:
@@ -267,13 +267,11 @@ def answered(
             todo.append(one)
 
 
-def usual_limit(device: torch.device, cutoff: float) -> int:
-    """Pairs in one call on this device."""
-    if (
-        cutoff <= 0
-    ):  # another engine that takes one structure after the other: each answer is wanted as soon as it is known
-        return 1
-    return PAIRS_ON_CPU if device.type == "cpu" else PAIRS_ON_GPU
+def usual_limit(potential: Potential) -> int:
+    """Pairs in one call of this potential, where it is."""
+    if not potential.is_batched:
+        return 1  # each answer is wanted as soon as it is known
+    return PAIRS_ON_CPU if potential.device.type == "cpu" else PAIRS_ON_GPU
 
 
 def weight(batch: Batch) -> int:

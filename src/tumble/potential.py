@@ -93,16 +93,18 @@ class Model(nn.Module, ABC):
 
 
 class Potential(nn.Module, ABC):
-    """Physics: Batch → Properties. Subclasses are final: `Gradient`, `Direct`, `Sum`, `Symmetrized`, `Foreign`.
+    """Physics: Batch → Properties. Subclasses are final: `Gradient`, `Direct`, `Sum`, `Symmetrized`, `Foreign` …
 
     cutoff:          Å, the radius within which pairs must be in the batch.
     species:         atomic numbers it knows, ascending; None for any.
     is_conservative: whether forces are the negative gradient of the energy.
+    is_batched:      whether it answers about many structures at once, and not about one after the other.
     """
 
     cutoff: float
     species: tuple[int, ...] | None
     is_conservative: bool
+    is_batched: bool = True
 
     def __init__(self) -> None:
         """A potential answers; only training puts it into training mode, where answers carry a graph."""
@@ -220,6 +222,7 @@ class Sum(Potential):
         known = [set(part.species) for part in parts if part.species is not None]
         self.species = tuple(sorted(set.intersection(*known))) if known else None
         self.is_conservative = all(part.is_conservative for part in parts)
+        self.is_batched = all(part.is_batched for part in parts)
 
     def forward(self, batch: Batch) -> Properties:
         """Sum of the parts' answers."""

@@ -1,8 +1,6 @@
 """ASE: a potential as a Calculator, and any Calculator as a Potential."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
-from importlib import import_module
 from typing import Any, final
 
 import ase.calculators.calculator as engine
@@ -13,6 +11,7 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from tumble.batch import Batch, Properties, collate, has_volume, split, to_atoms
+from tumble.bridges import made_by
 from tumble.neighbors import Verlet
 from tumble.potential import Potential
 
@@ -111,6 +110,7 @@ class Foreign(Potential):
                 "a potential needs energy and forces. Use another calculator."
             )
         self.calculator, self.spec = calculator, spec
+        self.is_batched = False
         self.cutoff, self.species, self.is_conservative = 0.0, None, conservative
         self._has_stress = "stress" in has
         self._info: dict[str, object] = {}
@@ -154,35 +154,17 @@ def _told(atoms: Atoms) -> str:
     return str([atoms.info.get(name) for name in ("charge", "spin_multiplicity", "spin")])
 
 
-def from_spec(spec: str) -> Foreign:
+def from_spec(spec: str, *, conservative: bool = True) -> Foreign:
     """The potential around the ASE calculator that a factory makes, for instance "ase.calculators.emt:EMT".
 
     Args:
         spec: "package.module:name", also with "ase:" in front; the name is called without arguments.
+        conservative: whether its forces are the negative gradient of its energy.
 
     Raises:
         ValueError: not of that form, no such name in the module, or what the factory makes is not a calculator.
         ImportError: the module cannot be imported.
         RuntimeError: the factory fails.
     """
-    module_name, colon, name = spec.removeprefix("ase:").partition(":")
-    if not (module_name and colon and name):
-        raise ValueError(f"{spec!r} does not name a calculator; expected 'package.module:factory', all of it.")
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise ImportError(
-            f"cannot import {module_name!r} for {spec!r}: {error}. Install its package, or correct the name."
-        ) from error
-    if not hasattr(module, name):
-        near = get_close_matches(name, dir(module), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"the module {module_name!r} has nothing called {name!r}, which {spec!r} names.{hint}")
-    try:
-        calculator = getattr(module, name)()
-    except Exception as error:  # it is the user's code
-        raise RuntimeError(
-            f"{spec!r} was called without arguments and failed: {type(error).__name__}: {error}. "
-            "Write a function without arguments that makes the calculator, and name that."
-        ) from error
-    return Foreign(calculator, spec=f"{module_name}:{name}")
+    spec = spec.removeprefix("ase:")
+    return Foreign(made_by(spec, "calculator"), conservative=conservative, spec=spec)

@@ -35,7 +35,7 @@ def describe(name_or_path: str | Path) -> dict[str, Any]:
         ImportError: a .pt file, and metatomic-torch is not installed.
     """
     name = str(name_or_path)
-    if name.startswith("ase:"):
+    if name.startswith(("ase:", "torchsim:")):
         return {"file": name, **_facts(load(name))}
     if name not in packaged() and not Path(name).is_file() and hub.parse(name):
         return _published(name)
@@ -73,7 +73,7 @@ def convert(name_or_path: str | Path, path: str | Path, *, variant: str | None =
         raise ValueError(
             f"{' and '.join(present)} would be written over; a new file was expected. Give another name, or overwrite."
         )
-    source = None if str(name_or_path).startswith("ase:") else resolve(name_or_path)
+    source = None if str(name_or_path).startswith(("ase:", "torchsim:")) else resolve(name_or_path)
     if source is None or source.suffix == ".pt":
         raise ValueError(
             f"{name_or_path} holds no weights of ours, so it cannot be written as .safetensors. "

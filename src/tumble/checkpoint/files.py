@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from tumble.checkpoint.names import resolve
+from tumble.crystal import Aligned, parse_rule
 from tumble.models.pair import ZBL, LennardJones, Morse
 from tumble.models.pet import LLPR, PET
 from tumble.potential import Direct, Gradient, Model, Potential, Sum
 from tumble.rotations import Rotations
-from tumble.symmetry import Symmetrized
+from tumble.symmetry import Projected, Symmetrized
 
 FORMAT = 1
 """Version of the file format; a change gets a dated entry in `UPGRADES`."""
@@ -31,7 +32,7 @@ def save(potential: Potential, path: str | Path, card: Mapping[str, Any] | None 
     """Write weights and the recipe of their wrappers to one file, atomically.
 
     Args:
-        potential: any potential made of our own parts; a `Foreign` one must come from an "ase:" name.
+        potential: any potential made of our own parts; a `Foreign` or `TorchSim` one needs its spec.
         path: ends in .safetensors.
         card: facts about it: data, licence, errors, command. Must be JSON.
 
@@ -70,7 +71,8 @@ def load(
 
     Args:
         name_or_path: a packaged name; a published PET, "pet-mad-s" or "pet-oam-xl@1.0.0"; a .safetensors file; a PET
-            .ckpt of metatrain; an exported .pt of metatomic; or "ase:package.module:factory" for any ASE calculator.
+            .ckpt of metatrain; an exported .pt of metatomic; "ase:package.module:factory" for any ASE calculator; or
+            "torchsim:package.module:factory" for any TorchSim model. These two keep their own device and dtype.
         device: "cpu", "cuda", …; None: cpu.
         dtype: torch.float32, "float64", …; None: what the file holds.
         variant: of a file with several sets of heads, "pbe" for "energy/pbe"; None: the plain one, else the only one.
@@ -88,6 +90,11 @@ def load(
 
         _refuse_variant(name, variant)
         potential: Potential = from_spec(name.removeprefix("ase:"))
+    elif name.startswith("torchsim:"):
+        from tumble.bridges import torchsim
+
+        _refuse_variant(name, variant)
+        potential = torchsim.from_spec(name)
     else:
         potential = _read(resolve(name), variant, direct)
     if direct:
@@ -163,7 +170,10 @@ def _directly(potential: Potential) -> Potential:
     if isinstance(potential, Sum):
         return Sum(*(_directly(part) for part in potential.parts))  # type: ignore[arg-type]
     if isinstance(potential, Symmetrized):
-        return Symmetrized(_directly(potential.inner), potential.rotations)
+        inner = _directly(potential.inner)
+        return Symmetrized(inner, potential.rotations, chunk=potential.chunk, prune=potential.prune)
+    if isinstance(potential, Projected):
+        return Projected(_directly(potential.inner), potential.tolerance)
     raise ValueError(f"a {type(potential).__name__} has no direct heads. Load it with direct=False.")
 
 
@@ -189,15 +199,34 @@ def _recipe(potential: Potential) -> dict[str, Any]:
     if isinstance(potential, Sum):
         return {"kind": kind, "parts": [_recipe(part) for part in potential.parts]}  # type: ignore[arg-type]
     if isinstance(potential, Symmetrized):
-        return {"kind": kind, "inner": _recipe(potential.inner), "rotations": potential.rotations.name}
+        averaged = {"kind": kind, "inner": _recipe(potential.inner), "rotations": _name(potential.rotations)}
+        return averaged if potential.prune else {**averaged, "prune": False}
+    if isinstance(potential, Projected):
+        return {"kind": kind, "inner": _recipe(potential.inner), "tolerance": potential.tolerance}
     if spec := getattr(potential, "spec", None):
-        return {"kind": "Foreign", "spec": spec}
+        return {"kind": kind, "spec": spec, "conservative": potential.is_conservative}
     if reference := getattr(potential, "reference", None):
         return {"kind": "Metatomic", **reference}
     raise ValueError(
         f"a {kind} cannot be saved: nothing says how to rebuild it. "
         'Load it by an "ase:package.module:factory" name, then symmetrize and save that.'
     )
+
+
+def _name(rule: Rotations | Aligned) -> str:
+    """The spec of a rule, which a file holds instead of its nodes."""
+    if isinstance(rule, Aligned):
+        return rule.name
+    try:
+        again = parse_rule(rule.name)
+    except ValueError:
+        again = None
+    if not isinstance(again, Rotations) or not torch.equal(again.matrices, rule.matrices):
+        raise ValueError(
+            f"the rule {rule.name} of {len(rule)} rotations cannot be saved: a file names its rule, and this name does "
+            'not make these rotations again. Name a rule by a spec, such as "Ih", "o3:7@generic" or "crystal".'
+        )
+    return rule.name
 
 
 def _rebuild(recipe: Mapping[str, Any]) -> Potential:
@@ -211,11 +240,18 @@ def _rebuild(recipe: Mapping[str, Any]) -> Potential:
         case "Sum":
             return Sum(*(_rebuild(part) for part in recipe["parts"]))
         case "Symmetrized":
-            return Symmetrized(_rebuild(recipe["inner"]), Rotations.parse(recipe["rotations"]))
+            rule = parse_rule(recipe["rotations"])
+            return Symmetrized(_rebuild(recipe["inner"]), rule, prune=recipe.get("prune", True))
+        case "Projected":
+            return Projected(_rebuild(recipe["inner"]), recipe["tolerance"])
         case "Foreign":
             from tumble.bridges.ase import from_spec
 
-            return from_spec(recipe["spec"])
+            return from_spec(recipe["spec"], conservative=recipe.get("conservative", True))
+        case "TorchSim":
+            from tumble.bridges import torchsim
+
+            return torchsim.from_spec(recipe["spec"], conservative=recipe.get("conservative", True))
         case "Metatomic":
             from tumble.bridges.metatomic import from_reference
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tumble.batch import Batch, Properties, copies, turn, turn_back
 from tumble.crystal import SpaceGroup, cosets
 from tumble.orbit.fields import average, each, scatter, squares
-from tumble.packs import part
+from tumble.packs import part, weight
 from tumble.potential import Potential
 from tumble.rotations import Rotations
 
@@ -104,7 +104,7 @@ def passes(
         ValueError: a chunk below 1, or a group of more than one structure.
     """
     if chunk is None:
-        chunk = max(1, PAIRS_PER_PASS // max(batch.n_pairs, batch.n_atoms))
+        chunk = max(1, PAIRS_PER_PASS // weight(batch))
     if chunk < 1:
         raise ValueError(
             f"the chunk is {chunk} copies per call; at least 1 was expected. Leave it out, or give 1 or more."

@@ -116,7 +116,10 @@ def _drift(finding: Finding, settings: AuditSettings) -> Number:
 
 def _jump(finding: Finding, settings: AuditSettings) -> Number:
     smooth = finding.dynamics.smoothness
-    return Number(None) if smooth is None else Number(smooth.jump_meV, smooth.noise_meV)
+    if smooth is None:
+        return Number(None)
+    # Where no jump was found, the number only says how short a way was looked at.
+    return Number(smooth.jump_meV, smooth.noise_meV) if smooth.n_jumps else Number(0.0)
 
 
 def _displacement(finding: Finding, settings: AuditSettings) -> Number:

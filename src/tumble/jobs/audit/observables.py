@@ -112,7 +112,7 @@ def _conservation(findings: Sequence[Finding], settings: AuditSettings) -> Table
                 None if loop is None else loop.work_meV,
                 None if drift is None else drift.rate_K_per_ns,
                 None if turns is None else turns.mean_K_per_ns,
-                None if smooth is None else smooth.jump_meV,
+                None if smooth is None else smooth.jump_meV if smooth.n_jumps else 0.0,
             )
         )
         hows |= {f"{what}: {one.how}": None for what, one in (("force gap", gap), ("λ", lam), ("loops", loop)) if one}
