@@ -47,6 +47,10 @@ def command(tmp_path, monkeypatch) -> Any:
     return run
 
 
+def report(folder: Path) -> str:
+    return next((folder / "results").glob("*-study2024-s1.md")).read_text()
+
+
 # ---------------------------------------------------------------------------------------------------- orientations
 
 
@@ -176,7 +180,8 @@ def test_a_skewed_dimer_is_cured_by_every_rule_of_degree_two(command, tmp_path):
             assert rules[spec]["energy_max"] < 1e-9, spec
             assert rules[spec]["forces_rms"] < 1e-9, spec
     assert found["published_energy_mae_meV"]["0"] == pytest.approx(2.5)
-    text = next((tmp_path / "results").glob("*.md")).read_text()
+    text = report(tmp_path)
+    assert "These are" not in text
     assert f"| 0 | `none` | 1 | 0 | {tables._n(raw)} " in text
     assert f"| 2.5 | {tables._n(raw / 2.5)} | 1 | 1 |" in text
     assert f"| 2 | {tables._n(raw / 2)} | 1 | 1.25 |" in text
@@ -211,9 +216,10 @@ def test_a_run_that_was_killed_goes_on_where_it_was(command, tmp_path, monkeypat
     assert again == once
 
 
-def test_more_structures_are_added_to_those_that_are_there(command, monkeypatch):
+def test_more_structures_are_added_to_those_that_are_there(command, tmp_path, monkeypatch):
     monkeypatch.setattr(s1, "draw", lambda *_: None)
     assert command("--frames", "1")["sets"]["monomer"]["n_structures"] == 1
+    assert "These are 1 of 3 structures; published over all of them are 0: 5.09" in report(tmp_path)
     assert command("--frames", "2")["sets"]["monomer"]["n_structures"] == 2
     assert command("--frames", "1")["sets"]["monomer"]["n_structures"] == 2
     assert list(command("--report", "--sets", "test")["sets"]) == ["test"]

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -309,7 +310,7 @@ def test_the_commands_of_a_page_run(page, desk):
     lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
     makes = {line.split()[1] for line in lines if line.startswith("make ")}
     assert makes <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    commands = [line.split(" #")[0].split()[1:] for line in lines if line.startswith("tumble ")]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("tumble ")]
     words = [[*command, *EXTRA.get(command[0], [])] for command in commands]
     # In one process, for what takes time is to import torch.
     code = f"from tumble.cli import main\nfor words in {words}:\n    assert main(words) == 0, words"

@@ -1,13 +1,17 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from analytic import Foreigner, Handed, Recorder, dimer, lopsided, quartic, skewed_dimer
 from tumble.batch import collate
-from tumble.crystal import point_operations
+from tumble.bridges.ase import Foreign
+from tumble.crystal import distinct_orientations, point_operations
 from tumble.models.pair import LennardJones
 from tumble.orbit import Orbit, mean_over
 from tumble.packs import predict
@@ -215,13 +219,157 @@ def test_symmetrizing_does_not_change_an_invariant_potential():
         torch.testing.assert_close(field, reference, atol=1e-12, rtol=1e-12)
 
 
-def test_projection_and_tolerance_are_refused_with_what_is_there():
-    with pytest.raises(ValueError, match=r"project='crystal' and tolerance=None; .* supports None for both"):
-        symmetrize(skewed_dimer(), "T", project="crystal")
-    with pytest.raises(ValueError, match=r"tolerance=0.001"):
-        symmetrize(skewed_dimer(), "T", tolerance=1e-3)
-
-
 def test_an_unknown_rule_is_refused():
     with pytest.raises(ValueError, match='Did you mean "Ih"'):
         symmetrize(skewed_dimer(), "Ihh")
+    with pytest.raises(
+        ValueError, match=r"project is 'cristal'; None or 'crystal' was expected\. Did you mean 'crystal'"
+    ):
+        symmetrize(skewed_dimer(), "T", project="cristal")
+    with pytest.raises(ValueError, match=r"project is 'x'; .* Leave it out to average only"):
+        symmetrize(skewed_dimer(), "T", project="x")
+
+
+# -------------------------------------------------------------------------------------------------------------- pruning
+
+
+def quartz() -> Atoms:
+    """α-quartz, space group P3_2 21: screw axes, no inversion, trigonal."""
+    si, (x, y, z) = 0.4697, (0.4135, 0.2669, 0.7858)
+    silicon = [(si, 0, 2 / 3), (0, si, 1 / 3), (-si, -si, 0)]
+    oxygen = [(x, y, z), (-y, x - y, z + 2 / 3), (y - x, -x, z + 1 / 3)]
+    oxygen += [(y, x, -z), (x - y, -y, -z + 1 / 3), (-x, y - x, -z + 2 / 3)]
+    positions = [*silicon, *oxygen]
+    return Atoms("Si3O6", scaled_positions=positions, cell=[4.9137, 4.9137, 5.4047, 90, 90, 120], pbc=True)
+
+
+def displaced() -> Atoms:
+    """A cell as phonons want it: zincblende with one atom moved along x."""
+    atoms = bulk("GaAs", "zincblende", a=4.2, cubic=True)
+    atoms.positions[0, 0] += 0.02
+    return atoms
+
+
+SYMMETRIC = {
+    # structure, rule, calls with its own symmetry
+    "cubic, centrosymmetric": (bulk("Cu", cubic=True), "Ih", 5),
+    "cubic, proper rule": (bulk("Cu"), "I", 5),
+    "cubic, polar": (bulk("GaAs", "zincblende", a=4.2), "Ih", 10),
+    "the same group": (bulk("Cu"), "Oh", 1),
+    "generic frame": (bulk("Cu"), "Oh@generic", 24),
+    "hexagonal": (bulk("Mg", a=3.2, c=5.2), "Oh", 6),
+    "trigonal": (quartz(), "O", None),
+    "molecule": (molecule("CH4"), "Th", 2),
+    "displaced": (displaced(), "Oh", 12),
+    "supercell": (bulk("Cu", cubic=True) * (2, 1, 1), "I", 5),
+    "linear": (Atoms("CO2", [(0, 0, 0), (1.2, 0, 0), (-1.2, 0, 0)]), "Oh", None),
+    "product grid": (bulk("Cu"), "o3:6", None),
+    "disordered": (rattled(), "T", 12),
+}
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+def test_what_symmetry_makes_equal_is_asked_once_and_the_numbers_stay_the_same(name):
+    atoms, spec, expected = SYMMETRIC[name]
+    inner = Recorder(lopsided(4.0))
+    pruned, full = (Symmetrized(inner, Rotations.parse(spec), prune=prune) for prune in (True, False))
+    batch = collate_for(inner, [atoms])
+    answer = pruned(batch)
+    n_calls = sum(n for n, _, _ in inner.calls)
+    assert pruned.calls(batch) == [pruned.n_calls] == [n_calls]
+    assert n_calls == expected if expected else n_calls < len(pruned.rotations)
+    for field, reference in zip(answer, full(batch), strict=True):
+        torch.testing.assert_close(field, reference, atol=1e-12, rtol=1e-11)
+    assert full.n_calls == full.calls(batch)[0] == len(full.rotations)
+
+
+def test_each_structure_of_a_batch_is_pruned_by_its_own_symmetry():
+    inner = Recorder(lopsided())
+    atoms = [rattled(), bulk("Cu"), molecule("H2O"), molecule("CH4"), Atoms("Ar")]
+    symmetric = Symmetrized(inner, Rotations.parse("Th"))
+    batch = collate_for(inner, atoms)
+    answer = symmetric(batch)
+    assert sum(n for n, _, _ in inner.calls) == symmetric.n_calls == sum(symmetric.calls(batch))
+    assert symmetric.calls(batch)[:2] == [24, 1]
+    alone = [symmetric(collate_for(inner, [one])) for one in atoms]
+    for field, parts in zip(answer, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(field, torch.cat(parts), atol=1e-12, rtol=1e-11)
+
+
+def test_single_precision_does_not_hide_the_symmetry():
+    atoms = bulk("Cu", cubic=True) * (3, 3, 3)
+    inner = lopsided().float()
+    pruned, full = (Symmetrized(inner, Rotations.parse("I"), prune=prune) for prune in (True, False))
+    batch = collate([atoms], inner.cutoff, dtype=torch.float32)
+    assert pruned.calls(batch) == [5]
+    torch.testing.assert_close(pruned(batch).energy, full(batch).energy, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(pruned(batch).forces, full(batch).forces, atol=1e-4, rtol=0)
+
+
+def test_in_training_every_node_is_asked():
+    symmetric = Symmetrized(lopsided(), Rotations.parse("O"))
+    batch = collate_for(symmetric, [bulk("Cu")])
+    assert symmetric.calls(batch) == [1]
+    symmetric.train()
+    assert symmetric.calls(batch) == [24]
+    with torch.no_grad():
+        assert symmetric.calls(batch) == [1]
+
+
+class Counting(Calculator):
+    """An anisotropic ASE calculator that counts how often it computes."""
+
+    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012
+    count = 0
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.count += 1
+        answer = predict(lopsided(), self.atoms)[0]
+        stress = np.zeros((3, 3)) if answer.stress is None else answer.stress.numpy()
+        self.results = {"energy": float(answer.energy), "forces": answer.forces.numpy()}
+        self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+
+
+def test_an_engine_is_asked_once_for_each_orientation_that_symmetry_tells_apart():
+    calculator = Counting()
+    symmetric = symmetrize(Foreign(calculator), "Ih")
+    atoms = [bulk("Cu", cubic=True), molecule("H2O"), rattled()]
+    distinct = [distinct_orientations(symmetric.rotations, point_operations(one)) for one in atoms]
+    batch = collate_for(symmetric, atoms)
+    answer = symmetric(batch)
+    assert calculator.count == symmetric.n_calls == sum(distinct)
+    assert distinct[0] == 5
+    own = symmetrize(lopsided(), "Ih")(collate_for(lopsided(), atoms))
+    torch.testing.assert_close(answer.forces, own.forces, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("spec", "calls"), [("crystal", 1), ("I@crystal", 5), ("O@crystal", 2)])
+def test_a_rule_in_the_frame_of_the_crystal_does_not_depend_on_how_the_file_is_turned(spec, calls):
+    symmetric = symmetrize(lopsided(), spec)
+    raw = lopsided()
+    answers = []
+    for turn in (torch.eye(3, dtype=torch.float64), *Rotations.random(3, seed=2).matrices):
+        atoms = turned(bulk("GaAs", "zincblende", a=4.2), turn)
+        batch = collate_for(symmetric, [atoms])
+        assert symmetric.calls(batch) == [calls]
+        [rule] = symmetric.rules(batch)
+        assert distinct_orientations(rule, point_operations(atoms)) == calls
+        answer = symmetric(batch)
+        assert float(raw(batch).forces.abs().max()) > 1e-3
+        assert float(answer.forces.abs().max()) < 1e-10
+        answers.append(float(answer.energy))
+    if spec != "crystal":
+        assert answers == pytest.approx([answers[0]] * 4, abs=1e-10)
+
+
+def test_structures_of_a_batch_have_rules_of_their_own():
+    symmetric = symmetrize(lopsided(), "I@crystal")
+    atoms = [bulk("Cu"), molecule("CH4"), rattled()]
+    batch = collate_for(symmetric, atoms)
+    assert symmetric.calls(batch) == [5, 5, 60]
+    answer = symmetric(batch)
+    alone = [symmetric(collate_for(symmetric, [one])) for one in atoms]
+    for field, parts in zip(answer, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(field, torch.cat(parts), atol=1e-12, rtol=1e-11)
+    assert repr(symmetric).startswith("Symmetrized(\n  I@crystal: at most 60 rotations, chosen for each structure\n")

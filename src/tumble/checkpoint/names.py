@@ -36,6 +36,6 @@ def resolve(name: str | Path) -> Path:
     raise FileNotFoundError(
         f"there is no potential {text!r}: neither a packaged name ({known}) nor a file nor a published model."
         f"{hub.nearest(text, [*packaged(), *hub.KNOWN])} "
-        'Give a .safetensors, .ckpt or .pt file, a name that tumble models lists, or "ase:package.module:factory" (ASE), '
-        '"torchsim:package.module:factory" (TorchSim).'
+        "Give a .safetensors, .ckpt or .pt file, a name that tumble models lists, or "
+        '"ase:package.module:factory" or "torchsim:package.module:factory" for a calculator of ASE or TorchSim.'
     )

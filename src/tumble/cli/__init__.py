@@ -31,7 +31,11 @@ class Verb(NamedTuple):
 
 VERBS = (
     Verb("predict", "tumble.cli.verbs:predict", "Energy, forces and stress of structures."),
-    Verb("symmetrize", "tumble.cli.verbs:symmetrize", "Average a potential over rotations; the result is a file too."),
+    Verb(
+        "symmetrize",
+        "tumble.cli.verbs:symmetrize",
+        "Average a potential over rotations, or project it on a crystal; the result is a file too.",
+    ),
     Verb(
         "train",
         "tumble.cli.verbs:train",
@@ -44,7 +48,11 @@ VERBS = (
         "Measure how much symmetry a potential breaks, and whether it matters.",
         settings="tumble.jobs.audit:AuditSettings",
     ),
-    Verb("report", "tumble.cli.verbs:report", "Turn result folders into one HTML page."),
+    Verb(
+        "report",
+        "tumble.cli.verbs:report",
+        "Turn result folders into one HTML page, compare them, or check what they say.",
+    ),
     Verb("models", "tumble.cli.potentials:models", "List packaged, cached and published potentials."),
     Verb("info", "tumble.cli.potentials:info", "Say what a potential is, and what its file says of itself."),
     Verb("convert", "tumble.cli.potentials:convert", "Write a potential as .safetensors; the numbers stay the same."),

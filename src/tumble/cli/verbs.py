@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from tumble.jobs.train import TrainSettings
     from tumble.potential import Potential
 
-Name = Annotated[str, Parameter(help="Name that `tumble models` lists, file, or ase: or torchsim:package.module:factory.")]
+Name = Annotated[
+    str, Parameter(help="Name that `tumble models` lists, file, or ase: or torchsim:package.module:factory.")
+]
 Files = Annotated[list[Path], Parameter(help="Structures, in any format that ASE reads.", negative_iterable=())]
 Variant = Annotated[str | None, Parameter(help="Set of heads, of a file with several.")]
 Overwrite = Annotated[bool, Parameter(negative="", show_default=False, help="Replace what an earlier run wrote there.")]

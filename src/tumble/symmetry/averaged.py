@@ -53,7 +53,7 @@ class Symmetrized(Potential):
         """Questions to the inner potential that the last answer took, all structures together."""
         self.training = inner.training
         self.cutoff, self.species = inner.cutoff, inner.species
-        self.is_conservative = inner.is_conservative
+        self.is_conservative, self.is_batched = inner.is_conservative, inner.is_batched
 
     @property
     def dtype(self) -> torch.dtype:

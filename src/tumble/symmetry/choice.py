@@ -8,6 +8,7 @@ from ase import Atoms
 from tumble.batch import Batch, Properties, has_volume
 from tumble.crystal import SpaceGroup
 from tumble.orbit import Orbit, mean_over, n_calls_for, residual
+from tumble.packs import weight
 from tumble.potential import Potential, collate_for
 from tumble.results import number
 from tumble.rotations import Rotations
@@ -23,9 +24,6 @@ LADDER: Final = (("o3:8", "o3:10"), ("o3:6", "o3:8"))
 
 BUDGET: Final = 2e7
 """Pair evaluations (pairs × calls) that measuring and verifying may take, all structures together."""
-
-PAIRS_OF_AN_ATOM: Final = 10
-"""Least cost of an atom, in pairs: a black box searches its own."""
 
 TURN: Final = Rotations.random(1, seed=11).matrices[0]
 """(3, 3) the second orientation in which a choice is verified, and the frame of the rule that verifies it."""
@@ -121,8 +119,8 @@ def choose(
     coarse, fine = _rules(batches)
     looks = []
     for index, batch in enumerate(batches):
-        tell(f"measuring structure {index + 1} of {len(batches)} over {coarse.name}")
         [group] = operations(batch, PRUNING_TOLERANCE)
+        tell(f"measuring structure {index + 1} of {len(batches)}: {n_calls_for(coarse, group)} calls ({coarse.name})")
         looks.append(_Look(batch, group, Orbit.of(potential, batch, coarse, groups=[group])))
     rules = [Rotations.parse(spec) for spec in CANDIDATES]
     before = max(_size(limit, look.orbit.spread(), look.batch) for look in looks)
@@ -134,7 +132,7 @@ def choose(
         if left > limit.limit:
             continue
         if not references:
-            tell(f"verifying over {fine.name}")
+            tell(f"verifying: {sum(n_calls_for(fine, look.group) for look in looks)} calls ({fine.name})")
             references = [mean_over(potential, look.batch, fine.offset(TURN), groups=[look.group]) for look in looks]
         both = zip(looks, references, strict=True)
         verified = max(_deviation(potential, look, rule, mean, limit) for look, mean in both)
@@ -143,31 +141,26 @@ def choose(
             return Choice(seen[-1], limit, before, coarse.name, fine.name, tuple(seen))
         tell(f"{rule.name} was predicted to leave {number(left, 2)} {limit.unit} and leaves {number(verified, 2)}")
     best = min(seen, key=lambda one: max(one.left, one.verified or 0.0))
-    tried = "" if best.verified is None else f" ({number(best.verified, 2)} when it was tried)"
+    least = number(max(best.left, best.verified or 0.0), 2)
     raise RuntimeError(
         f"no rule leaves less than {limit}: of {number(before, 2)} {limit.unit} the best, {best.rule.name} with "
-        f"{max(best.n_calls)} calls, leaves {number(best.left, 2)}{tried}. Allow more, or name a finer rule, "
-        "such as o3:12, and audit what it leaves."
+        f"{max(best.n_calls)} calls, leaves {least}. Allow more, or name a finer rule, such as o3:12, and audit "
+        "what it leaves."
     )
-
-
-def _price(batch: Batch) -> int:
-    """Pair evaluations in one call."""
-    return max(batch.n_pairs, PAIRS_OF_AN_ATOM * batch.n_atoms)
 
 
 def _rules(batches: Sequence[Batch]) -> tuple[Rotations, Rotations]:
     """The rule that measures, and the finer one that verifies."""
     for names in LADDER:
         coarse, fine = (Rotations.parse(name).generic() for name in names)
-        if (len(coarse) + len(fine)) * sum(map(_price, batches)) <= BUDGET:
+        if (len(coarse) + len(fine)) * sum(map(weight, batches)) <= BUDGET:
             break
     return coarse, fine
 
 
 def _cost(rule: Rotations, looks: Sequence[_Look]) -> int:
     """Pair evaluations of the mean over a rule, all structures together."""
-    return sum(n_calls_for(rule, look.group) * _price(look.batch) for look in looks)
+    return sum(n_calls_for(rule, look.group) * weight(look.batch) for look in looks)
 
 
 def _deviation(potential: Potential, look: _Look, rule: Rotations, reference: Properties, limit: Tolerance) -> float:

@@ -14,7 +14,7 @@ def operations(batch: Batch, tolerance: float) -> list[SpaceGroup]:
         tolerance: Å; larger where the batch is in a precision whose rounding exceeds it.
 
     Raises:
-        RuntimeError: the symmetry of a structure cannot be found.
+        ValueError: two atoms are closer than the tolerance.
     """
     counts = torch.bincount(batch.structure, minlength=batch.n_structures).tolist()
     numbers, positions = batch.numbers.cpu().split(counts), batch.positions.detach().cpu().split(counts)
@@ -34,4 +34,4 @@ def operations(batch: Batch, tolerance: float) -> list[SpaceGroup]:
 def _rounding(*lengths: torch.Tensor) -> float:
     """Å by which a position may be off because of the precision it is stored in."""
     largest = max(float(length.abs().max()) for length in lengths)
-    return 8 * torch.finfo(lengths[0].dtype).eps * largest
+    return 4 * torch.finfo(lengths[0].dtype).eps * largest

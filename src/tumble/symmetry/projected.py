@@ -29,10 +29,11 @@ class Projected(Potential):
     Projected(Symmetrized(potential)) is both.
 
     On an exactly symmetric structure the projected forces are the exact gradient of the energy averaged over the point
-    group, and a relaxation with them keeps the symmetry. On a structure that is symmetric within the tolerance only,
-    they are the force on the symmetric structure nearby, and no longer the gradient of anything: the forces that would
-    restore the last thousandth of an Å are removed too, and where the group changes they jump. It is for crystals near
-    rest (relaxation, elasticity, phonons), not for dynamics; in motion there is no symmetry and nothing is projected.
+    group, though not of the energy that is answered, and a relaxation with them keeps the symmetry; `is_conservative`
+    is what the inner potential says. On a structure that is symmetric within the tolerance only, they are the force on
+    the symmetric structure nearby, and no longer the gradient of anything: the forces that would restore the last
+    thousandth of an Å are removed too, and where the group changes they jump. It is for crystals near rest
+    (relaxation, elasticity, phonons), not for dynamics; in motion there is no symmetry and nothing is projected.
     """
 
     def __init__(self, inner: Potential, tolerance: float = 1e-3) -> None:
@@ -52,7 +53,7 @@ class Projected(Potential):
         self.tolerance = tolerance
         self.training = inner.training
         self.cutoff, self.species = inner.cutoff, inner.species
-        self.is_conservative = inner.is_conservative
+        self.is_conservative, self.is_batched = inner.is_conservative, inner.is_batched
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,7 +77,7 @@ class Projected(Potential):
         """The projected answer, and what the projection removed: together they are the answer of the inner potential.
 
         Raises:
-            RuntimeError: the symmetry of a structure cannot be found.
+            ValueError: two atoms are closer than the tolerance.
         """
         energy, forces, stress = self.inner(batch)
         groups = operations(batch, self.tolerance)

@@ -11,10 +11,6 @@ from tumble.jobs.audit.measures.spread import Sizes, difference, sizes
 from tumble.potential import Potential
 
 
-class NotFiniteError(RuntimeError):
-    """An answer that is NaN or infinite."""
-
-
 @dataclass(frozen=True)
 class Subject:
     """One structure, and what is known of it before it is turned.
@@ -55,3 +51,11 @@ class Subject:
         )
         apart = difference(answer, known)
         return self.sized(apart if apart.energy is not None else apart._replace(energy=torch.full((1,), torch.nan)))
+
+
+def not_finite(answers: Properties) -> str:
+    """Which numbers are NaN or infinite, in words; empty if none is."""
+    for name, numbers in zip(Properties._fields, answers, strict=True):
+        if numbers is not None and not bool(torch.isfinite(numbers).all()):
+            return f"{name}: {int((~torch.isfinite(numbers)).sum())} of {numbers.numel()} numbers are not finite"
+    return ""

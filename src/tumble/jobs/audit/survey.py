@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
-import torch
 from ase import Atoms
 
 from tumble.batch import Batch, Properties, has_volume
-from tumble.crystal import check_resolution, space_group
+from tumble.crystal import Resolution, check_resolution, space_group
 from tumble.jobs.audit.finding import Dynamics, Failure, Finding
-from tumble.jobs.audit.ladder import Tick, is_black_box, price, timed_call
+from tumble.jobs.audit.ladder import Tick, is_black_box, orbit_of, price, timed_call
 from tumble.jobs.audit.measures.contracts import contracts
 from tumble.jobs.audit.measures.curvature import (
     Curvature,
@@ -30,12 +29,14 @@ from tumble.jobs.audit.measures.loop import loop_work
 from tumble.jobs.audit.measures.rest import Rest, forbidden_at_rest
 from tumble.jobs.audit.measures.smoothness import smoothness
 from tumble.jobs.audit.settings import AuditSettings
-from tumble.jobs.audit.subject import NotFiniteError, Subject
+from tumble.jobs.audit.subject import Subject, not_finite
 from tumble.jobs.audit.tasks import needed
 from tumble.jobs.audit.turned import Turned, turned
 from tumble.potential import Potential, collate_for
 from tumble.rotations import Rotations
 from tumble.units import MEV
+
+AS_IT_STANDS: Final = "the answer as it stands"
 
 EXACT_A: Final = 1e-6
 """Å. Answers about orientations that are equivalent to this are taken from one another."""
@@ -55,7 +56,7 @@ class Rounding(NamedTuple):
 
 @dataclass
 class Attempts:
-    """Runs measures one after the other; what a black box or a NaN does to one of them is noted, not raised.
+    """Runs measures one after the other; what a black box does to one of them is noted, not raised.
 
     is_tolerant: whether any error of a measure is taken for one of the potential's; ours have none, and must not hide.
     """
@@ -67,13 +68,16 @@ class Attempts:
         """What the function returns; None if it failed."""
         try:
             return function()
-        except NotFiniteError as error:
-            self.failures.append(Failure(measure, str(error)))
         except Exception as error:
             if not self.is_tolerant:
                 raise
-            self.failures.append(Failure(measure, f"{type(error).__name__}: {error}"))
+            self.note(measure, f"{type(error).__name__}: {error}")
         return None
+
+    def note(self, measure: str, message: str) -> None:
+        """Note a failure, if there is anything to say."""
+        if message:
+            self.failures.append(Failure(measure, message))
 
 
 def survey(
@@ -105,17 +109,17 @@ def survey(
     batch = collate_for(potential, [atoms])
     attempt = Attempts(is_black_box(potential))
     n_operations = len(group.turns) if group.point.is_finite else None
-    raw, seconds = attempt("the answer as it stands", lambda: _raw(potential, batch)) or (Properties(), None)
-    if raw.energy is None or seconds is None:
-        if seconds is not None:
-            attempt.failures.append(Failure("the answer as it stands", "there is no energy"))
+    raw, seconds = attempt(AS_IT_STANDS, lambda: timed_call(potential, batch)) or (Properties(), None)
+    if seconds is not None:
+        attempt.note(AS_IT_STANDS, not_finite(raw) or ("there is no energy" if raw.energy is None else ""))
+    if seconds is None or attempt.failures:
         return Finding(name, atoms, n_operations, raw, seconds, failures=tuple(attempt.failures))
     _note_missing(raw, batch, attempt)
     promises = attempt("contracts", lambda: contracts(potential, atoms)) or ()
     subject = Subject(potential, atoms, batch, group, exact_group, raw, seconds, label)
     orbit = None
     if rule is not None and seen is not None:
-        orbit = attempt("orientations", lambda: turned(subject, rule, seen, settings, tick))
+        orbit = _turned(subject, rule, seen, settings, attempt, tick)
     rounding = _rounding(subject, orbit, attempt)
     crystal = _crystal(subject, rounding, settings, attempt, tick)
     return Finding(
@@ -133,6 +137,16 @@ def survey(
         failures=tuple(attempt.failures),
         skipped=crystal.skipped,
     )
+
+
+def _turned(
+    subject: Subject, rule: Rotations, seen: Resolution, settings: AuditSettings, attempt: Attempts, tick: Tick
+) -> Turned | None:
+    orbit = attempt("orientations", lambda: orbit_of(subject.potential, subject.batch, rule, tick))
+    if orbit is None or (problem := not_finite(orbit.properties)):
+        attempt.note("orientations", "" if orbit is None else problem)
+        return None
+    return attempt("orientations", lambda: turned(subject, orbit, seen, settings, tick))
 
 
 @dataclass(frozen=True)
@@ -218,18 +232,9 @@ def _rounding(subject: Subject, orbit: Turned | None, attempt: Attempts) -> Roun
     return Rounding(floor.energy_meV_per_atom * len(subject.atoms) / MEV, (floor.force_meV_per_A or 0.0) / MEV)
 
 
-def _raw(potential: Potential, batch: Batch) -> tuple[Properties, float]:
-    raw, seconds = timed_call(potential, batch)
-    for name, numbers in zip(Properties._fields, raw, strict=True):
-        if numbers is not None and not bool(torch.isfinite(numbers).all()):
-            bad = int((~torch.isfinite(numbers)).sum())
-            raise NotFiniteError(f"{name}: {bad} of {numbers.numel()} numbers are not finite")
-    return raw, seconds
-
-
 def _note_missing(raw: Properties, batch: Batch, attempt: Attempts) -> None:
     """Forces or stress that the potential does not give."""
     if raw.forces is None:
-        attempt.failures.append(Failure("forces", "this potential gives none"))
+        attempt.note("forces", "this potential gives none")
     if raw.stress is None and bool(has_volume(batch)[0]):
-        attempt.failures.append(Failure("stress", "this potential gives none"))
+        attempt.note("stress", "this potential gives none")

@@ -6,15 +6,14 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from tumble.batch import Properties
 from tumble.crystal import RESOLVED, Resolution, resolution
-from tumble.jobs.audit.ladder import Remedy, Tick, orbit_of, remedies
+from tumble.jobs.audit.ladder import Remedy, Tick, remedies
 from tumble.jobs.audit.measures import spread as measures
 from tumble.jobs.audit.measures.floor import floor
 from tumble.jobs.audit.measures.spread import FreeEnergy, Sizes, Spectrum
 from tumble.jobs.audit.measures.torque import torque
 from tumble.jobs.audit.settings import AuditSettings
-from tumble.jobs.audit.subject import NotFiniteError, Subject
+from tumble.jobs.audit.subject import Subject
 from tumble.orbit import Orbit, moments_over
 from tumble.rotations import Rotations
 from tumble.units import MEV
@@ -96,22 +95,18 @@ class Turned:
         return longitude, latitude, values.numpy().reshape(phi.shape)
 
 
-def turned(subject: Subject, rule: Rotations, seen: Resolution, settings: AuditSettings, tick: Tick) -> Turned:
-    """Measure the orbit of one structure.
+def turned(subject: Subject, orbit: Orbit, seen: Resolution, settings: AuditSettings, tick: Tick) -> Turned:
+    """What the orbit of one structure says.
 
     Args:
         subject: the structure.
-        rule: that measures; remedies are run for half as many calls.
-        seen: what it sees of the structure.
+        orbit: over the measuring rule; remedies are run for half as many calls.
+        seen: what this rule sees of the structure.
         settings: of the audit.
         tick: told of work done.
-
-    Raises:
-        RuntimeError: an answer that is not finite.
     """
     potential, atoms, batch, sized = subject.potential, subject.atoms, subject.batch, subject.sized
-    orbit = orbit_of(potential, batch, rule, tick)
-    _check_finite(orbit)
+    rule = orbit.rotations
     noise, how = floor(potential, atoms, orbit)
     power = orbit.spectrum() if measures.is_resolving(rule) else None
     net = measures.net_force(orbit)
@@ -163,13 +158,3 @@ def _blind_spot(subject: Subject) -> BlindSpot | None:
         return None
     _, spread = moments_over(subject.potential, subject.batch, rule, groups=[subject.exact_group])
     return BlindSpot(rule.name, len(rule), seen, subject.sized(spread))
-
-
-def _check_finite(orbit: Orbit) -> None:
-    for name, field in zip(Properties._fields, orbit.properties, strict=True):
-        if field is not None and not bool(torch.isfinite(field).all()):
-            bad = ~torch.isfinite(field.flatten(1)).all(1)
-            raise NotFiniteError(
-                f"the {name} of {int(bad.sum())} of {len(bad)} turned copies is not finite, first in orientation "
-                f"{int(bad.nonzero()[0, 0])} of {orbit.rotations.name}"
-            )
