@@ -46,6 +46,7 @@ def closed(sites: Sites, turns: Floats, images: Integers, is_free: bool) -> Clos
     values, axes = np.linalg.eigh(change @ metric @ change.T)
     rows = sites.rows @ (axes * np.sqrt(values)) @ axes.T
     exact = np.linalg.inv(rows) @ turns @ rows
+    exact[0] = np.eye(3)
     missed = np.linalg.norm(turns @ sites.rows - sites.rows @ exact, axis=2)[:, : sites.d]
     return Closed(exact.transpose(0, 2, 1), rows, float(missed.max(initial=0.0)))
 
@@ -80,14 +81,13 @@ def _composes(table: Integers, images: Integers) -> bool:
 def _represented(matrices: Floats, table: Integers) -> Floats:
     """The exact representation of a group that is closest to matrices which multiply only nearly as it does.
 
-    Each is replaced by the mean of all products that should equal it; what is left of the error is its square.
+    Each is replaced by the mean of all R(a)ᵀ R(a h), which should equal it; what is left of the error is its square.
 
     Source: K. Grove, H. Karcher, E. A. Ruh, Math. Ann. 211, 7 (1974).
     """
-    inverse = table.argmin(axis=1)
     for _ in range(8):
         before = matrices
-        products = np.einsum("aij,ahjk->hik", matrices, matrices[table[inverse]], optimize=True) / len(matrices)
+        products = np.einsum("aji,ahjk->hik", matrices, matrices[table], optimize=True) / len(matrices)
         left, _, right = np.linalg.svd(products)
         matrices = left @ right
         if np.abs(matrices - before).max() < 1e-15:

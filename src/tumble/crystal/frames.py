@@ -20,10 +20,11 @@ _PROBES: Final = 8
 def aligned_frame(rule: Rotations, group: PointGroup) -> Tensor:
     """The rotation A (3, 3) for which the nodes Q Aᵀ leave the fewest distinct orientations of a structure.
 
-    Every pair of axes of the structure is brought onto every pair of the rule, and the first frame is kept in which most
-    of the structure's operations map the rule on itself. Nothing here looks at the lab: axes come in the order of the
-    operations, which `find_operations` chooses by what they do to the atoms. A structure without axes keeps the lab
-    frame.
+    Every pair of axes of the structure is brought onto every pair of the rule, and the first frame is kept in which
+    most of the structure's operations map the rule on itself. Nothing here looks at the lab: axes come in the order of
+    the operations, which `find_operations` chooses by what they do to the atoms. Where the point group cannot tell two
+    frames apart (a polar axis from its opposite, directions about a single axis) the file decides. A structure without
+    axes keeps the lab frame.
     """
     kept = right_stabilizer(rule)
     turns = group.matrices.numpy() if group.is_finite else group.sampled(1).numpy()
@@ -49,7 +50,7 @@ def right_stabilizer(rule: Rotations) -> Tensor:
 
 
 def _axes(turns: Floats) -> Floats:
-    """Unit vectors (K, 3) along the axes of turns, of the highest order first; a mirror is a half turn about its normal."""
+    """Unit vectors (K, 3) along the axes of turns, of the highest order first; a mirror has its normal."""
     proper = turns * np.linalg.det(turns)[:, None, None]
     proper = proper[np.trace(proper, axis1=1, axis2=2) < 3 - 1e-6]
     if len(proper) == 0:
@@ -84,7 +85,7 @@ def _frames(axes: Floats, turns: Floats, targets: Floats, kept: Floats) -> Float
 
 
 def _seconds(first: Floats, axes: Floats, turns: Floats) -> Floats:
-    """One of each set of the other axes that turns about the first, or over, map onto each other; any if there is none."""
+    """One of each set of other axes that turns which keep the first map onto each other; a normal if there is none."""
     others = axes[np.abs(axes @ first) < 1 - _ANGLE**2]
     if len(others) == 0:
         across = np.cross(first, np.eye(3)[np.argmin(np.round(np.abs(first), 6))])

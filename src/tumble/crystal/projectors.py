@@ -1,8 +1,9 @@
-"""Means over the operations of a space group: what a symmetric structure can have of forces, stress, force constants."""
+"""Means over the operations of a space group: what symmetry allows of forces, stress, force constants."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tumble.crystal.lattice import Floats, Integers, remainders
 from tumble.rotations import Rotations
@@ -20,25 +21,19 @@ def checked(values: Floats, shape: tuple[int, ...], name: str) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != shape:
         raise ValueError(
-            f"{name} to be projected have shape {array.shape}; {shape} was expected of this space group of "
-            f"{shape[0] if len(shape) > 2 or shape[1:] != (3,) else shape[0]} rows. Give those of the structure it was found for."
+            f"{name} to be projected have the shape {array.shape}; {shape} was expected. Give those of the structure "
+            "whose space group this is."
         )
     return array
-
-
-def split(allowed: Floats, given: Floats) -> tuple[Floats, Floats]:
-    """What is left, and what was removed."""
-    return allowed, np.asarray(given, dtype=np.float64) - allowed
 
 
 def forces(group: "SpaceGroup", given: Floats) -> Floats:
     """Mean of F_g(i) h, over translations first: O(N), not one term for each of H translations N operations."""
     first, classes = np.unique(group.classes, return_index=True)[1], group.classes
-    copies = np.bincount(classes)[:, None]
-    means = np.stack([np.bincount(classes, given[:, k]) for k in range(3)], axis=1) / copies
+    means = np.stack([np.bincount(classes, column) for column in given.T], axis=1) / group.n_translations
     turns, which = _sampled(group, 1)
     images = classes[group.images[which][:, first]]
-    return np.einsum("hcj,hjk->ck", means[images], turns, optimize=True)[classes] / len(turns)
+    return np.einsum("hcj,hjk->ck", means[images], turns)[classes] / len(turns)
 
 
 def stress(group: "SpaceGroup", given: Floats) -> Floats:
@@ -53,16 +48,17 @@ def constants(group: "SpaceGroup", given: Floats) -> Floats:
     translated = _over_translations(group, given, rank)
     turns, which = _sampled(group, rank)
     kept = group.is_of_supercell[which]
-    mean = np.zeros_like(translated)
+    n = group.n_atoms
+    flat = translated.reshape(n**rank, 3**rank)
+    mean = np.zeros_like(flat)
     for turn, operation in zip(turns[kept], which[kept], strict=True):
-        images = group.images[operation]
-        term = translated[np.ix_(*(images,) * rank)]
-        for axis in range(rank, 2 * rank):
-            # Each direction in turn: the first of those left is contracted and comes back as the last.
-            term = np.tensordot(term, turn, axes=(rank, 0))
-            assert axis
-        mean += term
-    return mean / np.count_nonzero(kept)
+        images = number = group.images[operation]
+        every = turn
+        for _ in range(1, rank):
+            number = (number[:, None] * n + images).reshape(-1)
+            every = np.kron(every, turn)
+        mean += flat[number] @ every
+    return (mean / np.count_nonzero(kept)).reshape(given.shape)
 
 
 def _over_translations(group: "SpaceGroup", given: Floats, rank: int) -> Floats:
@@ -70,12 +66,11 @@ def _over_translations(group: "SpaceGroup", given: Floats, rank: int) -> Floats:
     if group.n_translations == 1:
         return given
     n, n_classes, n_cells = group.n_atoms, int(group.classes.max()) + 1, group.n_translations
+    apart = remainders(group.places[None] - group.places[:, None], group.supercell)
     number = group.classes.reshape(-1, *(1,) * (rank - 1))
     for k in range(1, rank):
-        shape = tuple(-1 if axis == k else 1 for axis in range(rank))
-        apart = remainders(group.places[None] - group.places[:, None], group.supercell)
-        apart = apart.reshape(n, *(n if axis == k else 1 for axis in range(1, rank)))
-        number = (number * n_classes + group.classes.reshape(shape)) * n_cells + apart
+        others = [n if axis == k else 1 for axis in range(1, rank)]
+        number = (number * n_classes + group.classes.reshape(1, *others)) * n_cells + apart.reshape(n, *others)
     labels = number.reshape(-1)
     count = np.bincount(labels)
     flat = given.reshape(len(labels), -1)
@@ -96,7 +91,7 @@ def _sampled(group: "SpaceGroup", rank: int) -> tuple[Floats, Integers]:
     return (group.turns[:, None] @ about).reshape(-1, 3, 3), np.repeat(each, len(about))
 
 
-def _about(axis: Floats, angles: Floats) -> Floats:
+def _about(axis: Floats, angles: NDArray[np.floating]) -> Floats:
     """Turns (K, 3, 3) about a unit vector.
 
     Source: O. Rodrigues, J. Math. Pures Appl. 5, 380 (1840).

@@ -1,6 +1,6 @@
 """Rules over rotations in the frame of a structure, and the nodes of a rule that its symmetry makes equivalent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -68,8 +68,8 @@ class Aligned:
 
     @property
     def n_most(self) -> int:
-        """Nodes at most: of the rule, or of the largest point group of a crystal."""
-        return 48 if self.rule is None else len(self.rule)
+        """Nodes at most: of the rule, or of the largest polyhedral point group (of a crystal, 48)."""
+        return 120 if self.rule is None else len(self.rule)
 
     def of(self, group: PointGroup) -> Rotations:
         """The rule for a structure with this point group.
@@ -79,9 +79,7 @@ class Aligned:
         """
         if self.rule is None:
             return group.rule()
-        frame = aligned_frame(self.rule, group)
-        rule = self.rule
-        return Rotations(rule.matrices @ frame.T, rule.weights, rule.degree, self.name)
+        return replace(self.rule, matrices=self.rule.matrices @ aligned_frame(self.rule, group).T, name=self.name)
 
 
 def parse_rule(spec: str) -> Rotations | Aligned:

@@ -12,8 +12,9 @@ FEW: Final = 12
 """Like atoms that are all tried as images of one, without a look at what is around them."""
 
 _AT_ONCE: Final = 1 << 18
+_SMALL: Final = 1 << 11
 _NEIGHBORS: Final = 8
-_PROBES: Final = (1, 4, 16, 64)
+_PROBES: Final = (1, 4, 16)
 
 
 class Sites:
@@ -58,31 +59,39 @@ class Sites:
         vectors = steps @ self.rows
         return np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
 
-    def nearest(self, places: Floats) -> Integers:
-        """Index of the atom nearest to each of places (..., 3)."""
+    @cached_property
+    def _stretch(self) -> float:
+        """By how much two points can be farther apart along the rows, as the tree measures, than they are in space."""
+        return 1.001 * float(np.linalg.norm(np.linalg.inv(self.rows) * self._scale, 2))
+
+    def nearest(self, places: Floats, reach: float) -> Integers:
+        """Index of the atom nearest to each of places (..., 3); any where none is within reach."""
         flat = places.reshape(-1, 3)
-        if len(flat) * len(self) <= _AT_ONCE or len(self) <= 8:
+        if len(flat) * len(self) <= _SMALL << 4 or len(self) <= 8:
             steps = self.wrapped(flat[:, None] - self.places)
             vectors = steps @ self.rows
             found = np.einsum("ijk,ijk->ij", vectors, vectors).argmin(axis=1)
         else:
-            found = self._tree.query(self._boxed(flat))[1]
+            found = self._tree.query(self._boxed(flat), distance_upper_bound=self._stretch * reach)[1] % len(self)
         return np.asarray(found, dtype=np.int64).reshape(places.shape[:-1])
 
-    def landed(self, turns: Floats, shifts: Floats, atoms: Integers | None = None) -> tuple[Integers, Floats, Floats]:
+    def landed(
+        self, turns: Floats, shifts: Floats, reach: float, atoms: Integers | None = None
+    ) -> tuple[Integers, Floats, Floats]:
         """Where operations f -> f W + τ put atoms.
 
         Args:
             turns: (K, 3, 3) W.
             shifts: (K, 3) τ.
+            reach: Å, beyond which it does not matter which atom is nearest.
             atoms: (m,) which; by default all.
 
         Returns:
-            (K, m) the nearest atom, (K, m, 3) how far short of it, (K, m) the same in Å, inf where it is of another kind.
+            (K, m) the nearest atom, (K, m, 3) how far short of it, (K, m) the same in Å, inf where its kind is another.
         """
         chosen = slice(None) if atoms is None else atoms
         places = self.places[chosen] @ turns + shifts[:, None]
-        images = self.nearest(places)
+        images = self.nearest(places, reach)
         misses = self.wrapped(self.places[images] - places)
         distances = np.where(self.kinds[images] == self.kinds[chosen], self.lengths(misses), np.inf)
         return images, misses, distances
@@ -96,14 +105,14 @@ class Sites:
         """
         alive = np.arange(len(turns))
         if atoms is None:
-            if len(turns) * len(self) <= _AT_ONCE >> 3:
+            if len(turns) * len(self) <= _SMALL:
                 return alive
             steps = np.split(self._probes, np.cumsum(_PROBES[:-1]))
         else:
             steps = [atoms]
         for probes in steps:
             if len(alive) and len(probes):
-                alive = alive[(self.landed(turns[alive], shifts[alive], probes)[2] <= reach).all(axis=1)]
+                alive = alive[(self.landed(turns[alive], shifts[alive], reach, probes)[2] <= reach).all(axis=1)]
         return alive
 
     def fitted(self, turns: Floats, shifts: Floats, reach: float) -> tuple[Integers, Floats, Floats, Integers]:
@@ -113,7 +122,7 @@ class Sites:
             images (K, n), shifts (K, 3), the farthest miss (K,) Å, inf if it is no operation at all; and (K,) an atom
             on which each that is none fails.
         """
-        images, misses, distances = self.landed(turns, shifts)
+        images, misses, distances = self.landed(turns, shifts, reach)
         lost = distances.max(axis=1) > reach
         lost |= (np.sort(images, axis=1) != np.arange(len(self))).any(axis=1)
         change = misses.mean(axis=1)
@@ -127,9 +136,7 @@ class Sites:
             np.fill_diagonal(apart, np.inf)
             i, j = divmod(int(apart.argmin()), len(self))
             return (i, j, float(apart[i, j])) if apart[i, j] <= tolerance else None
-        # The tree measures along the rows, where two points can be farther apart than they are in space.
-        stretch = float(np.linalg.norm(np.linalg.inv(self.rows) * self._scale, 2))
-        pairs = self._tree.query_pairs(1.001 * stretch * tolerance, output_type="ndarray")
+        pairs = self._tree.query_pairs(self._stretch * tolerance, output_type="ndarray")
         if not len(pairs):
             return None
         apart = self.lengths(self.wrapped(self.places[pairs[:, 0]] - self.places[pairs[:, 1]]))

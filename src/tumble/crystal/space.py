@@ -17,15 +17,15 @@ Split = tuple[Floats, Floats]
 class SpaceGroup:
     """The operations x_i hᵀ + t = x_g(i) of a structure, up to its lattice translations.
 
-    Turns that map the crystal but not the lattice of a supercell of it count too; for them the images are defined up to a
-    translation of the crystal.
+    Turns that map the crystal but not the lattice of a supercell of it count too; for them the images are defined up to
+    a translation of the crystal.
 
-    turns:      (H, 3, 3) h, orthogonal and closed to rounding, identity first; for a linear molecule or an atom, one for
-                each connected part of the infinite group.
+    turns:      (H, 3, 3) h, orthogonal and closed to rounding, identity first; for a linear molecule or an atom, one
+                for each connected part of the infinite group.
     shifts:     (H, 3) Å t; if the lattice is symmetric within the tolerance only, those of its symmetric average.
     images:     (H, N) int64 g(i), the atom on which atom i lands.
     classes:    (N,) int64, the same for atoms that a pure translation of the crystal maps onto each other.
-    axes:       (K, 3) directions about which any turn is a symmetry: none; 1 if all atoms are on a line; 3 for one atom.
+    axes:       (K, 3) directions about which any turn is a symmetry: none; 1 if all atoms are on a line; 3 for an atom.
     deviation:  Å, no operation puts an atom farther than this from its image.
     tolerance:  Å, how far it was allowed to.
     places:     (N, 3) int64, in which primitive cell of the crystal an atom is.
@@ -48,6 +48,11 @@ class SpaceGroup:
     def point(self) -> PointGroup:
         """The turns alone."""
         return PointGroup(torch.as_tensor(self.turns), torch.as_tensor(self.axes))
+
+    @property
+    def n_atoms(self) -> int:
+        """N."""
+        return len(self.classes)
 
     @property
     def n_operations(self) -> int:
@@ -94,7 +99,8 @@ class SpaceGroup:
         Returns:
             What is left of them, and what was removed.
         """
-        return projectors.split(projectors.forces(self, projectors.checked(forces, (self.n_atoms, 3), "forces")), forces)
+        given = projectors.checked(forces, (self.n_atoms, 3), "forces")
+        return _split(projectors.forces(self, given), given)
 
     def project_stress(self, stress: Floats) -> Split:
         """S <- mean over all operations of hᵀ S h.
@@ -102,7 +108,8 @@ class SpaceGroup:
         Args:
             stress: (3, 3), of any unit.
         """
-        return projectors.split(projectors.stress(self, projectors.checked(stress, (3, 3), "stress")), stress)
+        given = projectors.checked(stress, (3, 3), "stress")
+        return _split(projectors.stress(self, given), given)
 
     def project_force_constants(self, constants: Floats) -> Split:
         """Φ_ij <- mean over all operations that map the supercell on itself of hᵀ Φ_g(i)g(j) h.
@@ -110,8 +117,8 @@ class SpaceGroup:
         Args:
             constants: (N, N, 3, 3), of any unit.
         """
-        shape = (self.n_atoms, self.n_atoms, 3, 3)
-        return projectors.split(projectors.constants(self, projectors.checked(constants, shape, "constants")), constants)
+        given = projectors.checked(constants, (*[self.n_atoms] * 2, 3, 3), "force constants")
+        return _split(projectors.constants(self, given), given)
 
     def project_third_order(self, constants: Floats) -> Split:
         """Third-order force constants: Φ_ijk <- mean of Φ_g(i)g(j)g(k), each of its directions turned back.
@@ -119,10 +126,9 @@ class SpaceGroup:
         Args:
             constants: (N, N, N, 3, 3, 3), of any unit.
         """
-        shape = (*(self.n_atoms,) * 3, 3, 3, 3)
-        return projectors.split(projectors.constants(self, projectors.checked(constants, shape, "constants")), constants)
+        given = projectors.checked(constants, (*[self.n_atoms] * 3, 3, 3, 3), "force constants")
+        return _split(projectors.constants(self, given), given)
 
-    @property
-    def n_atoms(self) -> int:
-        """N."""
-        return len(self.classes)
+
+def _split(allowed: Floats, given: Floats) -> Split:
+    return allowed, given - allowed

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import lcm
+from typing import Final
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -9,6 +10,10 @@ from scipy.sparse.csgraph import connected_components
 
 from tumble.crystal.lattice import Floats, Integers, completed, hermite, reduced, remainders
 from tumble.crystal.sites import Sites
+
+_DOUBTS: Final = 32
+"""Translations of a large cell that fail on some atom after they passed a few: more only where a defect is as small as
+the reach, so that it can be seen in no single place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,22 +34,29 @@ class Primitive:
     scatter: float
 
 
-def primitive(crystal: Sites, reach: float) -> Primitive | None:
-    """The smallest cell that a crystal repeats, within reach; None if its copies do not form a lattice."""
+def primitive(crystal: Sites, reach: float, *, is_last: bool) -> Primitive | None:
+    """The smallest cell that a crystal repeats, within reach; None if its copies do not form a lattice.
+
+    Args:
+        is_last: try all translations, however many fail; else None too if more do than a structure has reason to.
+    """
     n, d = len(crystal), crystal.d
-    lattice, denominator, images = _translations(crystal, reach) if d else (np.eye(0, dtype=np.int64), 1, [])
+    found = _translations(crystal, reach, is_last) if d else (np.eye(0, dtype=np.int64), 1, [])
+    if found is None:
+        return None
+    lattice, denominator, images = found
     rows = completed(reduced(lattice / denominator @ crystal.rows[:d]))
     rows[d:] = crystal.rows[d:]
     change = np.linalg.inv(rows)
     places = crystal.places @ crystal.rows @ change
     supercell = np.eye(3, dtype=np.int64)
     if not images:
-        # The basis of a reduced box may be another one of the same lattice.
-        return Primitive(Sites(places, crystal.kinds, rows, d), np.arange(n), np.zeros((n, 3), np.int64), supercell, 0)
+        alone: Integers = np.arange(n, dtype=np.int64)
+        return Primitive(Sites(places, crystal.kinds, rows, d), alone, np.zeros((n, 3), np.int64), supercell, 0.0)
     supercell[:d, :d] = hermite(np.round(crystal.rows[:d] @ change)[:, :d].astype(int).tolist())
     edges = (np.ones(n * len(images)), (np.tile(np.arange(n), len(images)), np.concatenate(images)))
-    n_classes, classes = connected_components(coo_array(edges, shape=(n, n)), directed=False)
-    classes = classes.astype(np.int64)
+    n_classes, labels = connected_components(coo_array(edges, shape=(n, n)), directed=False)
+    classes: Integers = labels.astype(np.int64)
     first = np.unique(classes, return_index=True)[1]
     steps = places - places[first][classes]
     cells = np.round(np.where(crystal.repeats, steps, 0.0)).astype(np.int64)
@@ -61,7 +73,7 @@ def primitive(crystal: Sites, reach: float) -> Primitive | None:
     return Primitive(sites, classes, cells, supercell, scatter)
 
 
-def _translations(crystal: Sites, reach: float) -> tuple[Integers, int, list[Integers]]:
+def _translations(crystal: Sites, reach: float, is_last: bool) -> tuple[Integers, int, list[Integers]] | None:
     """The lattice of all translations of a crystal, as integer rows over a denominator, and images of generators."""
     d = crystal.d
     first, like = crystal.reference(reach)
@@ -73,7 +85,7 @@ def _translations(crystal: Sites, reach: float) -> tuple[Integers, int, list[Int
     shifts = shifts[crystal.probed(one, shifts, 3 * reach)]
     lattice, denominator = np.eye(d, dtype=np.int64), 1
     images: list[Integers] = []
-    block = max(1, 20_000 // len(crystal))
+    block, n_failed = max(1, 20_000 // len(crystal)), 0
     while len(shifts):
         now, shifts = shifts[:block], shifts[block:]
         found, fitted, worst, witnesses = crystal.fitted(one[: len(now)], now, 3 * reach)
@@ -88,6 +100,9 @@ def _translations(crystal: Sites, reach: float) -> tuple[Integers, int, list[Int
         shifts = shifts[~_is_in(shifts[:, :d], lattice, denominator)]
         # What one translation failed on, most others fail on too: a displaced atom in a large cell.
         failed = np.unique(witnesses[~(worst <= reach)])[:8]
+        n_failed += len(now) if len(failed) else 0
+        if n_failed > _DOUBTS and block < _DOUBTS and not is_last:
+            return None
         if len(failed) and len(shifts) > block:
             shifts = shifts[crystal.probed(one[: len(shifts)], shifts, 3 * reach, failed)]
     return lattice, denominator, images

@@ -45,7 +45,7 @@ def of_wire(sites: Sites, reach: float) -> Candidates:
     """Candidates of a wire: the rarest atom off the axis put on each that is as far from it, turned or mirrored."""
     across = sites.places[:, 1:]
     radii = np.linalg.norm(across, axis=1)
-    first, like = _rarest(radii, sites.kinds, radii > max(0.1 * radii.max(), 2 * reach), reach)
+    first, like = _rarest(radii, sites.kinds, _is_far(radii, reach), reach)
     angles = np.arctan2(across[:, 1], across[:, 0])
     turns, shifts = [], []
     for image in like:
@@ -63,7 +63,7 @@ def of_molecule(sites: Sites, reach: float) -> Candidates:
     """Candidates of a molecule: its two rarest atoms put on all pairs that have their distances and their angle."""
     x = sites.places
     lengths = np.linalg.norm(x, axis=1)
-    usable = lengths > max(0.1 * lengths.max(), 2 * reach)
+    usable = _is_far(lengths, reach)
     first, like = _rarest(lengths, sites.kinds, usable, reach)
     sine = np.linalg.norm(np.cross(x, x[first]), axis=1) / (lengths * lengths[first] + 1e-300)
     second, others = _rarest(lengths, sites.kinds, usable & (sine >= min(0.3, 0.999 * sine[usable].max())), reach)
@@ -117,6 +117,11 @@ def _rarest(lengths: Floats, kinds: Integers, usable: np.ndarray, reach: float) 
         if count[least] < len(choices):
             best, choices = int(of_kind[least]), of_kind[low[least] : high[least]]
     return best, choices
+
+
+def _is_far(lengths: Floats, reach: float) -> np.ndarray:
+    """Which atoms are so far from the center that a miss turns them little."""
+    return np.asarray(lengths > max(0.1 * lengths.max(), min(2 * reach, 0.5 * lengths.max())))
 
 
 def _frame(first: Floats, second: Floats) -> Floats:
