@@ -46,7 +46,7 @@ docs: $(STAMP)
 	@echo "open docs/_build/html/index.html"
 
 bench: $(STAMP)
-	$(THREADS) $(BIN)/python benchmarks/orbit_cost.py
+	$(THREADS) $(BIN)/python benchmarks/symmetry.py
 
 clean:
 	rm -rf $(VENV) docs/_build demo

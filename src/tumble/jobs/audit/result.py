@@ -19,8 +19,8 @@ from tumble.results import Fact, Result, Verdict
 CITATIONS = (
     "M. F. Langer, S. N. Pozdnyakov, M. Ceriotti, Probing the effects of broken symmetries in machine learning, "
     "Mach. Learn.: Sci. Technol. 5, 04LT01 (2024), doi:10.1088/2632-2153/ad86a0.",
-    "A. Togo, K. Shinohara, I. Tanaka, Spglib: a software library for crystal symmetry search, "
-    "Sci. Technol. Adv. Mater. Meth. 4, 2384822 (2024), doi:10.1080/27660400.2024.2384822.",
+    "F. Bigi, M. F. Langer, M. Ceriotti, The dark side of the forces: assessing non-conservative force models for "
+    "atomistic machine learning, arXiv:2412.11569 (2025).",
 )
 
 
