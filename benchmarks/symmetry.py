@@ -47,7 +47,8 @@ def main() -> None:
     note = (
         f"{datetime.now(UTC):%Y-%m-%d}, {chosen.threads} threads on {os.cpu_count()} cores, torch {torch.__version__}, "
         f"tumble {tumble.__version__}: `{Path(chosen.model).name}` in {chosen.dtype}, medians of "
-        f"{chosen.rounds} rounds. Unpruned: every rotation asked. Forbidden force: the largest component that the space group does not allow."
+        f"{chosen.rounds} rounds. Unpruned: every rotation asked. "
+        "Forbidden force: the largest component that the space group does not allow."
     )
     table = Table("What a repair costs", COLUMNS, rows, note)
     show(table)

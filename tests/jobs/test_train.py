@@ -20,8 +20,8 @@ import tumble
 from tumble import checkpoint
 from tumble.batch import Properties
 from tumble.jobs.train import Phase, Target, TrainSettings, train
-from tumble.jobs.train.loop import random_turns
 from tumble.jobs.train.loss import loss, residuals, summary
+from tumble.jobs.train.polish import random_turns
 from tumble.jobs.train.state import set_rates
 from tumble.models.pair import LennardJones
 from tumble.models.pet import PETSettings

@@ -18,6 +18,9 @@ POINTS = 3000
 
 BINS = 30
 
+EQUAL = 1e-4
+"""Values that differ by a smaller share of the largest are drawn as one."""
+
 
 Shown = tuple[Finding, Turned]
 """A structure, and what it shows when it is turned."""
@@ -49,8 +52,9 @@ def _histogram(seen: Sequence[Shown]) -> Curve | None:
         return None
     together = np.concatenate([spread for _, spread in known])
     lowest, highest = together.min(), together.max()
-    # Rounding errors of many orders, or one value: bins of equal width would show nothing.
-    edges = np.linspace(lowest, highest, BINS + 1) if highest > lowest else np.linspace(0, 2 * highest or 1, BINS + 1)
+    # Equivalent atoms differ by rounding, which is nothing to look at.
+    is_one_value = highest - lowest <= EQUAL * highest
+    edges = np.linspace(0, 2 * highest or 1, BINS + 1) if is_one_value else np.linspace(lowest, highest, BINS + 1)
     shown = known if len(known) <= 4 else [(f"{len(known)} structures", together)]
     series = tuple(Series(name, edges, np.histogram(spread, edges)[0]) for name, spread in shown)
     return Curve(
@@ -68,6 +72,8 @@ def _sketch(worst: Shown) -> Sketch | None:
     if values is None:
         return None
     atoms = finding.atoms
+    if np.ptp(values) <= EQUAL * values.max():
+        values = np.full_like(values, values.mean())
     return Sketch(
         f"Where the forces depend on orientation: {finding.name}",
         "meV/Å",

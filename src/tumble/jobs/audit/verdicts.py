@@ -61,7 +61,9 @@ def _weigh(task: Task, criterion: Criterion, findings: Sequence[Finding], settin
     unit = f" {criterion.unit}" if criterion.unit else ""
     reason = f"{criterion.meaning} is {number(value)}{unit} for {worst.name}; the limit is {origin}"
     verdict = Verdict(task.name, "no", value, limit, criterion.unit, reason, floor=noise, key=task.key)
-    if value <= settings.floor_factor * noise:
+    if value == 0:
+        reason = f"{criterion.meaning} is zero"
+    elif value <= settings.floor_factor * noise:
         reason = f"{criterion.meaning} is at the precision floor ({number(noise)}{unit}), for {worst.name}"
         if value > limit:
             remedy = "evaluate in float64; the precision used here cannot tell"
