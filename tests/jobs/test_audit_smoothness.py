@@ -145,9 +145,10 @@ def test_a_line_moves_one_atom_of_the_nearest_pair_across_the_cutoff():
     assert len(list(ways(molecule("CH3CH2OH"), None))) == 3
 
 
-def test_an_averaged_potential_can_be_followed_and_one_without_forces_not():
-    found = smoothness(symmetrize(truncated(), "i"), Atoms("He"), cutoff=CUTOFF)
+def test_an_averaged_potential_jumps_as_what_it_averages_and_one_without_forces_is_not_followed():
+    found = smoothness(symmetrize(truncated(), "i", project="crystal"), Atoms("He"), cutoff=CUTOFF)
     assert found.jump_meV == pytest.approx(1000 * abs(lj(CUTOFF)), rel=1e-4)
+    assert found == smoothness(truncated(), Atoms("He"), cutoff=CUTOFF)
 
     @final
     class Mute(Potential):

@@ -28,8 +28,8 @@ VOLUME_PER_MOLECULE = 29.9
 BOND = 0.97
 """Å from O to H."""
 
-SETTINGS = AuditSettings(budget=1.2e6)
-"""Less than the published protocol, so that two cores need about a minute and a half."""
+SETTINGS = AuditSettings(budget=6e5)
+"""Less than the published protocol, so that two cores need about a minute."""
 
 
 def monomer() -> Atoms:

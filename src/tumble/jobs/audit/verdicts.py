@@ -36,6 +36,11 @@ def _judge(task: Task, findings: Sequence[Finding], settings: AuditSettings) -> 
         reason = "none of these structures has anything to say about it" if failed is None else _failure(failed)
         return Verdict(task.name, "unknown", None, None, "", reason, key=task.key)
     parts.sort(key=lambda one: (ORDER.index(one.answer), -_excess(one)))
+    measured = [one for one in parts if one.value is not None]
+    if measured and not settings.tasks:
+        # Nobody asked for this task by name: what was too dear is said, and what is known is judged.
+        left_out = "".join(f"; {one.reason}" for one in parts if one.value is None)
+        parts = [replace(measured[0], reason=measured[0].reason + left_out), *measured[1:]]
     first, *others = parts
     if first.answer == "yes":
         return first

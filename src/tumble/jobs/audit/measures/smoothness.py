@@ -11,7 +11,7 @@ from ase import Atoms
 from tumble.jobs.audit.measures.moved import Array, answers_at, precise, rounding_of
 from tumble.neighbors import search, vectors
 from tumble.potential import Direct, Gradient, Potential, Sum
-from tumble.symmetry import Symmetrized
+from tumble.symmetry import Projected, Symmetrized
 from tumble.units import MEV
 
 SIDE = 0.1
@@ -110,7 +110,7 @@ def smoothness(
     E - ∫F·dx is followed along a line in intervals, by Simpson's rule. The interval with the largest mismatch is halved
     again and again: what is due to the quadrature, or to forces that are no gradient, falls with its width, and a jump
     stays. It is followed down to `LEAST_WIDTH`. Direct heads are set aside: they say nothing about the energy, whose
-    own derivative is at hand. The line:
+    own derivative is at hand. Of an average what it averages is followed. The line:
 
     - where the cutoff is known and a pair of the structure is within `REACH` of it: one atom of the nearest such pair
       moves along the pair until it has crossed by `SIDE` on either side, and other pairs of that atom with it;
@@ -146,11 +146,14 @@ def smoothness(
 
 
 def _derived(potential: Potential) -> Potential:
-    """The potential with the derivative of the energy in the place of direct heads."""
+    """What is followed: the derivative of the energy instead of direct heads, and what is averaged for its average.
+
+    An average jumps by the mean of what its turned copies jump, so by no more than they do.
+    """
     if isinstance(potential, Sum):
         return Sum(*(_derived(part) for part in potential.parts))  # type: ignore[arg-type]
-    if isinstance(potential, Symmetrized) and not potential.is_conservative:
-        return Symmetrized(_derived(potential.inner), potential.rotations, chunk=potential.chunk)
+    if isinstance(potential, Symmetrized | Projected):
+        return _derived(potential.inner)
     return Gradient(potential.model) if isinstance(potential, Direct) else potential
 
 
