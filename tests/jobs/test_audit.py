@@ -32,7 +32,7 @@ from tumble.jobs.audit.measures.torque import by_differences, torque
 from tumble.jobs.audit.tasks import KEYS
 from tumble.jobs.audit.turned import body_axis
 from tumble.models.pair import LennardJones
-from tumble.models.pet import PET, PETSettings
+from tumble.models.pet import LLPR, PET, PETSettings
 from tumble.orbit import Orbit
 from tumble.potential import Direct, Gradient, Model, Outputs, Potential, Sum, collate_for
 from tumble.results import Curve, Map, Sketch, Table, load_result
@@ -415,6 +415,27 @@ def test_a_label_without_an_energy_still_compares_forces():
     finding = audit(skewed_dimer(), dimer(), QUICK, labels=[label]).findings[0]
     assert math.isnan(finding.turned.raw_error.energy_meV_per_atom)
     assert finding.turned.raw_error.force_meV_per_A > 0
+
+
+def test_a_spread_is_compared_with_the_uncertainty_that_a_potential_predicts_of_itself():
+    shape = {"cutoff": 3.0, "d_pet": 8, "d_node": 8, "d_head": 8, "d_feedforward": 8, "num_heads": 2}
+    torch.manual_seed(0)
+    unsure, plain = LLPR(PET([1, 8], shape)), Gradient(PET([1, 8], shape))
+    atoms, settings = molecule("H2O"), AuditSettings(tasks=("nvt",), rotations="T@generic", remedies=())
+    batch = collate_for(unsure, [atoms])
+    assert audit(unsure, atoms, settings).findings[0].turned.predicted is None  # nothing is fitted
+    unsure.fit([batch])
+    unsure.draw(4)
+    found = audit(unsure, atoms, settings)
+    predicted = found.findings[0].turned.predicted
+    assert predicted.energy_meV_per_atom == pytest.approx(1000 * float(unsure.uncertainty(batch)) / 3, rel=1e-6)
+    assert predicted.force_meV_per_A > 0
+    table = next(fact for fact in found.facts() if fact.title == "Symmetry errors against the model's own error")
+    assert [row[1] for row in table.rows] == ["predicted uncertainty", "spread / uncertainty"]
+    assert table.rows[1][3] == pytest.approx(
+        found.findings[0].turned.spread.force_meV_per_A / predicted.force_meV_per_A
+    )
+    assert audit(plain, atoms, settings).findings[0].turned.predicted is None
 
 
 def test_labels_that_do_not_fit_are_refused():

@@ -22,7 +22,7 @@ Project = Callable[[Floats], tuple[Floats, Floats]]
 class Projected(Potential):
     """Forces and stress of a potential, projected on the space group of each structure; the energy is left alone.
 
-        F_i <- |G|⁻¹ Σ_g F_g(i) R_g,  S <- |G|⁻¹ Σ_g R_gᵀ S R_g
+        F_i <- Σ_g F_g(i) R_g / n,  S <- Σ_g R_gᵀ S R_g / n,  g the n operations
 
     What the projection removes is what symmetry forbids, hence an error of the potential: `both` returns it with the
     answer, as an error bar. The allowed part of the error remains; that is what `Symmetrized` is for, and

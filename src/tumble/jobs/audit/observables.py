@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tumble.jobs.audit.finding import Finding
 from tumble.jobs.audit.measures.contracts import Contract
 from tumble.jobs.audit.settings import AuditSettings
-from tumble.results import Cell, Table
+from tumble.results import Cell, Table, number
 
 
 def observables(findings: Sequence[Finding], settings: AuditSettings) -> tuple[Table, ...]:
@@ -95,6 +95,7 @@ def _conservation(findings: Sequence[Finding], settings: AuditSettings) -> Table
         "work around loops (meV)",
         f"heating at {settings.temperature_K:g} K (K/ns)",
         "heating by random turns (K/ns)",
+        "of each element (K/ns)",
         "jump across the cutoff (meV)",
     )
     rows: list[tuple[Cell, ...]] = []
@@ -112,6 +113,7 @@ def _conservation(findings: Sequence[Finding], settings: AuditSettings) -> Table
                 None if loop is None else loop.work_meV,
                 None if drift is None else drift.rate_K_per_ns,
                 None if turns is None else turns.mean_K_per_ns,
+                None if turns is None else ", ".join(f"{z} {number(rate)}" for z, rate in turns.by_species.items()),
                 None if smooth is None else smooth.jump_meV if smooth.n_jumps else 0.0,
             )
         )

@@ -73,13 +73,18 @@ def _cells(sizes: Sizes) -> tuple[Cell, ...]:
 def _errors(seen: Sequence[Shown]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for finding, turned in seen:
+        if turned.predicted is not None:
+            rows.append((finding.name, "predicted uncertainty", *_cells(turned.predicted)))
+            known = zip(_cells(turned.spread), _cells(turned.predicted), strict=True)
+            rows.append((finding.name, "spread / uncertainty", *(_ratio(a, b) for a, b in known)))
         if turned.raw_error is None or turned.mean_error is None:
             continue
         rows.append((finding.name, "error as it stands", *_cells(turned.raw_error)))
         rows.append((finding.name, "error of the mean", *_cells(turned.mean_error)))
         pairs = zip(_cells(turned.spread), _cells(turned.raw_error), strict=True)
         rows.append((finding.name, "spread / error", *(_ratio(a, b) for a, b in pairs)))
-    note = "Against the labels of each structure; the mean is over the measuring rule."
+    note = "Errors: against the labels of each structure; the mean is over the measuring rule. Uncertainty: standard "
+    note += "deviation that the potential predicts of itself, of forces from its ensemble."
     return Table("Symmetry errors against the model's own error", ("structure", "measure", *COLUMNS), rows, note)
 
 

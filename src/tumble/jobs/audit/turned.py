@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from tumble.batch import Batch, Properties
 from tumble.crystal import RESOLVED, Resolution, resolution
 from tumble.jobs.audit.ladder import Remedy, Tick, remedies
 from tumble.jobs.audit.measures import spread as measures
@@ -14,8 +15,11 @@ from tumble.jobs.audit.measures.spread import FreeEnergy, Sizes, Spectrum
 from tumble.jobs.audit.measures.torque import torque
 from tumble.jobs.audit.settings import AuditSettings
 from tumble.jobs.audit.subject import Subject
+from tumble.models.pet import LLPR
 from tumble.orbit import Orbit, moments_over
+from tumble.potential import Potential
 from tumble.rotations import Rotations
+from tumble.symmetry import Projected, Symmetrized
 from tumble.units import MEV
 
 Floats = np.ndarray
@@ -59,6 +63,7 @@ class Turned:
     axis:        (3,) direction in the structure that the map follows, and what it is.
     remedies:    averaging rules, cheapest first.
     raw_error, mean_error: against labels; None without.
+    predicted:   what the potential itself thinks that it is off by; None for one that does not say.
     """
 
     orbit: Orbit
@@ -77,6 +82,7 @@ class Turned:
     remedies: tuple[Remedy, ...]
     raw_error: Sizes | None
     mean_error: Sizes | None
+    predicted: Sizes | None
 
     @property
     def per_atom_meV_per_A(self) -> Floats | None:
@@ -128,7 +134,18 @@ def turned(subject: Subject, orbit: Orbit, seen: Resolution, settings: AuditSett
         remedies=tuple(remedies(subject, orbit, settings.remedies, tick)),
         raw_error=subject.error(subject.raw),
         mean_error=subject.error(orbit.mean()),
+        predicted=None if (doubt := _uncertainty(potential, batch)) is None else sized(doubt),
     )
+
+
+def _uncertainty(potential: Potential, batch: Batch) -> Properties | None:
+    """Predicted standard deviations of a potential with last-layer uncertainties, as norms over components."""
+    while isinstance(potential, Symmetrized | Projected):
+        potential = potential.inner
+    if not isinstance(potential, LLPR) or not bool(potential.cholesky.diagonal().all()):
+        return None
+    forces = potential.forces_uncertainty(batch).norm(dim=1) if len(potential.members) > 1 else None
+    return Properties(potential.uncertainty(batch), forces)
 
 
 def body_axis(atoms: Atoms) -> tuple[Floats, str]:

@@ -2,6 +2,6 @@
 
 from tumble.jobs.train.job import train
 from tumble.jobs.train.result import TrainResult
-from tumble.jobs.train.settings import Phase, Target, TrainSettings
+from tumble.jobs.train.settings import Anchor, OrbitTerm, Phase, Target, TrainSettings
 
-__all__ = ["Phase", "Target", "TrainResult", "TrainSettings", "train"]
+__all__ = ["Anchor", "OrbitTerm", "Phase", "Target", "TrainResult", "TrainSettings", "train"]

@@ -61,6 +61,7 @@ def train(
     training, validation = _datasets(settings)
     for dataset in (training, validation):
         show(coverage(dataset))
+    _check_labels(settings, training)
     with _reproducible(settings.seed):
         model = _model(settings, training)
     model.to(device=settings.device, dtype=getattr(torch, settings.dtype))
@@ -111,6 +112,17 @@ def _datasets(settings: TrainSettings) -> tuple[Dataset, Dataset]:
     if settings.valid:
         return everything, get(settings.valid)
     return split(everything, settings.valid_fraction, settings.seed)
+
+
+def _check_labels(settings: TrainSettings, dataset: Dataset) -> None:
+    if any(value is not None for label in dataset.labels for value in label):
+        return
+    for n, phase in enumerate(settings.phases):
+        if not (phase.orbit.weight or phase.anchor.weight):
+            raise ValueError(
+                f"none of {len(dataset)} structures has a label, and phase {n} has neither an orbit term nor an anchor "
+                "to learn from. Give labelled files, or set orbit.weight or anchor.weight."
+            )
 
 
 def _model(settings: TrainSettings, dataset: Dataset) -> PET:

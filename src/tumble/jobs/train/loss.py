@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tumble.batch import Batch, Properties
-from tumble.jobs.train.settings import Phase, Target
+from tumble.jobs.train.settings import OrbitTerm, Phase, Target
 from tumble.units import MEV
 
 UNITS = {"energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
@@ -32,9 +32,9 @@ def residuals(answer: Properties, labels: Properties, batch: Batch) -> dict[str,
     return errors
 
 
-def loss(errors: Mapping[str, Tensor], phase: Phase) -> Tensor:
+def loss(errors: Mapping[str, Tensor], how: Phase | OrbitTerm) -> Tensor:
     """Weighted sum over the targets of the mean loss of their residuals, (); a constant 0 where no label is known."""
-    targets = {"energy": phase.energy, "forces": phase.force, "stress": phase.stress}
+    targets = {"energy": how.energy, "forces": how.force, "stress": how.stress}
     terms = [
         targets[name].weight * _mean_loss(error, targets[name]).float()
         for name, error in errors.items()

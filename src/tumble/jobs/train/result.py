@@ -25,6 +25,7 @@ LABELS = {
     "stress_mae": "stress MAE, meV/Å³",
     "direct_forces_mae": "direct-force MAE, meV/Å",
     "forces_spread": "rotational spread of forces, meV/Å",
+    "energy_spread": "rotational spread of the energy, meV/atom",
 }
 PARITY_POINTS = 3000
 
@@ -80,8 +81,10 @@ class TrainResult(Result):
         names = [name for name in LABELS if name in last]
         columns = ("phase", "epoch", "minutes", *(LABELS[name] for name in names))
         newest = {row["phase"]: row for row in self.metrics}
-        cells = [(r["phase"], r["epoch"], r["minutes"], *(r.get(name) for name in names)) for r in newest.values()]
-        note = "the last validation of each phase" + ("" if self.is_complete else "; not finished, resume it")
+        rows = [row for row in self.metrics if row["epoch"] == 0 or row is newest[row["phase"]]]
+        cells = [(r["phase"], r["epoch"], r["minutes"], *(r.get(name) for name in names)) for r in rows]
+        before = "; epoch 0 is before its first step" if len(rows) > len(newest) else ""
+        note = "the last validation of each phase" + before + ("" if self.is_complete else "; not finished, resume it")
         return (Table("Errors on the validation set", columns, cells, note),)
 
     def _curves(self) -> tuple[Curve, ...]:
@@ -95,7 +98,7 @@ class TrainResult(Result):
 
         plans = (
             ("Force error and rotational spread", "meV/Å", ("forces_mae", "direct_forces_mae", "forces_spread")),
-            ("Energy error", "meV/atom", ("energy_mae", "energy_rmse")),
+            ("Energy error and rotational spread", "meV/atom", ("energy_mae", "energy_rmse", "energy_spread")),
             ("Loss", "loss", ("train_loss", "valid_loss")),
         )
         axis = "minutes of training"

@@ -16,6 +16,8 @@ from tumble.models.pet import PET
 
 INNER = ("compress", "attention", "mlp", "combination_mlps", "center_", "_heads")
 """Names of the inner matrices, which map features to features: those muon is made for."""
+MOVING = {"all": ("",), "heads": ("readouts",), "last": ("node_last", "edge_last")}
+"""Parts of the names of the weights that a phase moves."""
 
 
 @dataclass
@@ -30,6 +32,7 @@ class State:
     step:       steps finished within the epoch.
     best:       lowest validation loss of the phase.
     minutes:    minutes trained so far, over all runs.
+    skipped:    epochs of the recipe that a reached target made unnecessary.
     """
 
     model: PET
@@ -41,6 +44,7 @@ class State:
     best: float = math.inf
     minutes: float = 0.0
     lines: int = 0
+    skipped: int = 0
     losses: list[float] = field(default_factory=list)
 
     @property
@@ -65,7 +69,7 @@ class State:
         partial.replace(path)
 
 
-COUNTERS = ("phase", "epoch", "step", "best", "minutes", "lines", "losses")
+COUNTERS = ("phase", "epoch", "step", "best", "minutes", "lines", "skipped", "losses")
 
 
 def fresh(model: PET, settings: TrainSettings) -> State:
@@ -116,17 +120,22 @@ def restore(path: Path, model: PET, settings: TrainSettings) -> State:
 def optimizers_of(model: nn.Module, phase: Phase) -> list[torch.optim.Optimizer]:
     """The optimizers of a phase: one, or muon for the inner matrices and adam for the rest.
 
+    Weights that the phase does not move need no gradient from here on.
+
     Source: Jordan et al., Muon (2024), https://kellerjordan.github.io/posts/muon, as torch.optim.Muon.
     """
-    weights = dict(model.named_parameters())
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(any(part in name for part in MOVING[phase.layers]))
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     decay, rate = phase.weight_decay, phase.learning_rate
     if phase.optimizer != "muon":
         kind = torch.optim.AdamW if phase.optimizer == "adamw" else torch.optim.Adam
         return [kind(weights.values(), lr=rate, weight_decay=decay)]
     inner = [n for n, w in weights.items() if w.dim() == 2 and any(part in n for part in INNER)]
-    rest = [w for n, w in weights.items() if n not in inner]
-    muon = torch.optim.Muon([weights[n] for n in inner], lr=phase.matrix_learning_rate, weight_decay=decay)
-    return [muon, torch.optim.Adam(rest, lr=rate)]
+    adam = torch.optim.Adam([w for n, w in weights.items() if n not in inner], lr=rate)
+    if not inner:
+        return [adam]
+    return [torch.optim.Muon([weights[n] for n in inner], lr=phase.matrix_learning_rate, weight_decay=decay), adam]
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], phase: Phase, progress: float) -> float:
