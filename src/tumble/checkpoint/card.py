@@ -14,7 +14,7 @@ from tumble.checkpoint.files import load, read_header, save
 from tumble.checkpoint.names import packaged, resolve
 from tumble.models.pet import LLPR, PETSettings
 from tumble.potential import Model, Potential, Sum
-from tumble.symmetry import Symmetrized
+from tumble.symmetry import Projected, Symmetrized
 
 
 def describe(name_or_path: str | Path) -> dict[str, Any]:
@@ -145,6 +145,8 @@ def _kind(potential: Potential) -> str:
     kind = type(potential).__name__
     if isinstance(potential, Symmetrized):
         return f"{kind} {potential.rotations.name} of {_kind(potential.inner)}"
+    if isinstance(potential, Projected):
+        return f"{kind} of {_kind(potential.inner)}"
     if isinstance(potential, Sum):
         return f"{kind} of {' and '.join(_kind(part) for part in potential.parts)}"  # type: ignore[arg-type]
     model = getattr(potential, "model", None)
