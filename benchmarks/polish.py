@@ -57,6 +57,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "muon_2e-4": {**DISTILLED, "matrix_learning_rate": 2e-4, "learning_rate": 2e-5},
     "adam_3e-5": {**DISTILLED, "optimizer": "adam", "learning_rate": 3e-5},
     "huber": {"orbit": {"weight": 10.0, "force": {"weight": 1.0, "loss": "huber", "delta": 0.02}}},
+    "distilled_longer": {**DISTILLED, "passes": 12},
     "sampled": {"labels": 0.0, "anchor": ANCHOR, "sampled": True},
     "labels_and_anchor": {"anchor": ANCHOR},
 }
