@@ -219,7 +219,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(command, tmp_path, monkeypat
 def test_more_structures_are_added_to_those_that_are_there(command, tmp_path, monkeypatch):
     monkeypatch.setattr(s1, "draw", lambda *_: None)
     assert command("--frames", "1")["sets"]["monomer"]["n_structures"] == 1
-    assert "These are 1 of 3 structures; published over all of them are 0: 5.09" in report(tmp_path)
+    assert "These are 1 of 3 structures; over all of them, published energies are 0: 5.09" in report(tmp_path)
     assert command("--frames", "2")["sets"]["monomer"]["n_structures"] == 2
     assert command("--frames", "1")["sets"]["monomer"]["n_structures"] == 2
     assert list(command("--report", "--sets", "test")["sets"]) == ["test"]

@@ -248,7 +248,11 @@ def _partly(found: Found) -> list[str]:
     """The published numbers over the whole set, where only a part of it was asked."""
     n_all, n = len(found.theirs["0"]), len(found._lab)
     published = ", ".join(f"{level}: {_n(value)}" for level, value in ENERGY_meV[found.name].items())
-    return ["", f"These are {n} of {n_all} structures; published over all of them are {published}."] * (n < n_all)
+    text = (
+        f"These are {n} of {n_all} structures; over all of them, published energies are {published}. Forces are "
+        "published over all of them only."
+    )
+    return ["", text] * (n < n_all)
 
 
 def _forces(found: Found) -> list[str]:

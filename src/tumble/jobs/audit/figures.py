@@ -160,8 +160,8 @@ def _convergence(shown: Shown) -> Curve | None:
     series.append(Series("precision floor", [1, most], [_force(turned.floor)] * 2))
     rules = ", ".join(f"{one.rule} {one.n_calls}" for one in turned.remedies)
     return Curve(
-        f"Convergence with the number of rotations: {finding.name}",
-        "rotations in the average",
+        f"Convergence of the average: {finding.name}",
+        "calls of the potential, distinct orientations",
         "deviation of a force component, meV/Å",
         series,
         log_x=True,
@@ -180,7 +180,7 @@ def _frequencies(findings: Sequence[Finding]) -> Curve | None:
         "shift, THz",
         [Series(name, found.frequencies_THz, found.shifts_THz) for name, found in known[:6]],
         kind="scatter",
-        note="First-order shift of each mode of the cell by what the space group forbids; zero is right.",
+        note="Shift of each mode of the cell by what the space group forbids; zero is right.",
     )
 
 

@@ -117,11 +117,11 @@ def _conservation(findings: Sequence[Finding], settings: AuditSettings) -> Table
                 None if smooth is None else smooth.jump_meV if smooth.n_jumps else 0.0,
             )
         )
-        hows |= {f"{what}: {one.how}": None for what, one in (("force gap", gap), ("λ", lam), ("loops", loop)) if one}
+        hows |= {one.how: None for one in (gap, lam, loop) if one is not None}
     note = (
         "Force gap: rms(F + dE/dx) / rms(dE/dx). λ: antisymmetric part of the Jacobian of the forces over all of it. "
         "Heating: an estimate, 4 λ² ω T with the rms frequency ω, good to a factor of a few; by random turns: if every "
-        "step of 0.5 fs used another random orientation. Jump: energy that is not the work of the forces. "
+        "step of 0.5 fs used another random orientation. Jump: energy that is not the work of the forces. Here: "
         + "; ".join(hows)
         + "."
     )
