@@ -200,8 +200,13 @@ def main() -> None:
     rows = json.loads(path.read_text())
     print(table(rows))
     if chosen.table:
-        head = f"# Polishing `water`\n\n{date.today()}, one thread of an x86-64 CPU, torch {torch.__version__}.\n\n"
-        (HERE / "results" / f"{date.today()}-polish.md").write_text(head + table(rows) + "\n")
+        kind = "molecules" if chosen.molecules else "liquid and molecules"
+        title = f"# Polishing `water` on {kind}"
+        frames = f"{len(valid)} validation frames and 100 molecules, spreads over {chosen.rule}"
+        head = f"{title}\n\n{date.today()}, one thread of an x86-64 CPU, torch {torch.__version__}; {frames}.\n"
+        units = "Energies of the liquid in meV/atom, of molecules in meV; forces in meV/Å.\n"
+        name = f"{date.today()}-polish{'-molecules' if chosen.molecules else ''}.md"
+        (HERE / "results" / name).write_text(f"{head}{units}\n{table(rows)}\n")
 
 
 if __name__ == "__main__":

@@ -523,7 +523,8 @@ def test_settings_refuse_a_rule_that_does_not_exist():
 
 
 def test_the_named_protocol_has_a_fixed_digest():
-    assert AuditSettings().digest == AUDIT_V1.digest
+    # Numbers have been published with it: other defaults get another name, AUDIT_V2.
+    assert AuditSettings().digest == AUDIT_V1.digest == "4d5568adbbd3"
     assert AuditSettings(temperature_K=310).digest != AUDIT_V1.digest
 
 

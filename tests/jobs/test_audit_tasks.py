@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones as AseLennardJones
 
@@ -10,6 +11,8 @@ from tumble.bridges.ase import Foreign
 from tumble.jobs.audit import AUDIT_V1, AuditSettings, Thresholds, audit
 from tumble.jobs.audit.criteria import CRITERIA
 from tumble.jobs.audit.tasks import KEYS, MEASURES, TASKS, needed, parse
+from tumble.orbit import Orbit
+from tumble.potential import collate_for
 from tumble.rotations import Rotations
 from tumble.symmetry import symmetrize
 
@@ -146,6 +149,17 @@ def test_the_default_rule_finds_the_spread_of_an_aligned_diamond_and_says_what_a
     assert spot.spread.energy_meV_per_atom < 1e-9
     table = next(fact for fact in result.facts() if fact.title == "What a rule in the lab frame would have missed")
     assert table.rows[0][:4] == (finding.name, "O", 24, 1)
+
+
+def test_the_measuring_rule_asks_once_for_each_distinct_orientation():
+    potential = Recorder(lopsided(cutoff=4.0))
+    settings = AuditSettings(tasks=("nvt",), rotations="o3:8@generic", remedies=())
+    turned = audit(potential, ROCKSALT, settings).findings[0].turned
+    asked = sum(n for n, _, _ in potential.calls if n > 4)  # fewer are batches that contracts are held to
+    assert asked == turned.resolution.n_distinct == len(turned.orbit.rotations) / 2  # the inversion is free
+    whole = Orbit.of(potential, collate_for(potential, [ROCKSALT]), turned.orbit.rotations)
+    for followed, asked_for in zip(turned.orbit.properties, whole.properties, strict=True):
+        torch.testing.assert_close(followed, asked_for, rtol=0, atol=1e-12)
 
 
 def test_where_a_lab_rule_sees_enough_there_is_no_blind_spot():

@@ -57,15 +57,20 @@ def measuring_rules(settings: AuditSettings, prices: Sequence[int]) -> list[Rota
     return [rules[spec] for spec in chosen]
 
 
-def orbit_of(potential: Potential, batch: Batch, rule: Rotations, tick: Tick = lambda work: None) -> Orbit:
-    """`Orbit.of`, telling of every call."""
-    each, pieces = price(potential, batch), []
-    for _, weights, answers in passes(potential, batch, rule):
+def orbit_of(subject: Subject, rule: Rotations, tick: Tick = lambda work: None) -> Orbit:
+    """`Orbit.of` one structure, asked once for what its own symmetry makes equal, telling of every piece."""
+    potential, batch = subject.potential, subject.batch
+    group = subject.exact_group if n_calls_for(rule, subject.exact_group) < len(rule) else None
+    each, places, pieces = price(potential, batch), [], []
+    for where, weights, answers in passes(potential, batch, rule, group=group):
+        places.append(where)
         pieces.append(answers)
         tick(each * len(weights))
+    order = torch.argsort(torch.cat(places))
     columns = zip(*pieces, strict=True)
     fields = ([f for f in column if f is not None] for column in columns)
-    return Orbit(rule, Properties(*(torch.cat(known) if len(known) == len(pieces) else None for known in fields)))
+    whole = (torch.cat(known)[order] if len(known) == len(pieces) else None for known in fields)
+    return Orbit(rule, Properties(*whole))
 
 
 class Remedy(NamedTuple):

@@ -142,7 +142,7 @@ def survey(
 def _turned(
     subject: Subject, rule: Rotations, seen: Resolution, settings: AuditSettings, attempt: Attempts, tick: Tick
 ) -> Turned | None:
-    orbit = attempt("orientations", lambda: orbit_of(subject.potential, subject.batch, rule, tick))
+    orbit = attempt("orientations", lambda: orbit_of(subject, rule, tick))
     if orbit is None or (problem := not_finite(orbit.properties)):
         attempt.note("orientations", "" if orbit is None else problem)
         return None
