@@ -52,14 +52,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "energy_only": {"orbit": {"weight": 10.0, **ENERGY}},
     "opposite": {"orbit": {"weight": 10.0, "nodes": "opposite"}},
     "tetrahedral": {"orbit": {"weight": 10.0, "turns": 4, "nodes": "tetrahedral"}},
-    "heavy": {"orbit": {"weight": 100.0}},
     "muon_2e-3": {**DISTILLED, "matrix_learning_rate": 2e-3, "learning_rate": 2e-4},
-    "muon_2e-4": {**DISTILLED, "matrix_learning_rate": 2e-4, "learning_rate": 2e-5},
-    "adam_3e-5": {**DISTILLED, "optimizer": "adam", "learning_rate": 3e-5},
-    "huber": {"orbit": {"weight": 10.0, "force": {"weight": 1.0, "loss": "huber", "delta": 0.02}}},
     "distilled_longer": {**DISTILLED, "passes": 12},
     "sampled": {"labels": 0.0, "anchor": ANCHOR, "sampled": True},
-    "labels_and_anchor": {"anchor": ANCHOR},
 }
 
 
@@ -202,7 +197,10 @@ def main() -> None:
     if chosen.table:
         kind = "molecules" if chosen.molecules else "liquid and molecules"
         title = f"# Polishing `water` on {kind}"
-        frames = f"{len(valid)} validation frames and 100 molecules, spreads over {chosen.rule}"
+        frames = (
+            f"{len(valid)} validation frames and 100 molecules, spreads over {chosen.rule}; trained on one of "
+            f"{chosen.train_every} frames and molecules of the training set"
+        )
         head = f"{title}\n\n{date.today()}, one thread of an x86-64 CPU, torch {torch.__version__}; {frames}.\n"
         units = "Energies of the liquid in meV/atom, of molecules in meV; forces in meV/Å.\n"
         name = f"{date.today()}-polish{'-molecules' if chosen.molecules else ''}.md"

@@ -42,7 +42,7 @@ SOURCE = {
 
 def errors(potential: Potential, dataset: data.Dataset) -> dict[str, float]:
     """Energy and force errors on labelled frames, in meV/atom and meV/Å."""
-    answers = tumble.predict(potential, dataset.atoms, atoms_per_batch=400)
+    answers = tumble.predict(potential, dataset.atoms)
     pairs = list(zip(answers, dataset.labels, dataset.atoms, strict=True))
     energy = 1000 * np.array([float(a.energy - b.energy) / len(atoms) for a, b, atoms in pairs])
     forces = 1000 * torch.cat([a.forces.double() - b.forces for a, b, _ in pairs]).numpy()
