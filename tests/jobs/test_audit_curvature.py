@@ -6,10 +6,14 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, graphene, make_supercell, molecule
+from ase.calculators.emt import EMT
+from ase.phonons import Phonons
+from ase.units import _e, _hplanck
 from torch import Tensor
 
 from analytic import Handed, PairFunction, Recorder, dimer
 from tumble.batch import Batch, Properties
+from tumble.bridges.ase import Foreign
 from tumble.crystal import space_group
 from tumble.jobs.audit.measures.curvature import (
     COARSE,
@@ -332,3 +336,17 @@ def test_a_dimer_vibrates_at_the_frequency_of_its_spring():
     reduced = 1 / np.sum(1 / atoms.get_masses())
     assert error.frequencies_THz == pytest.approx([THZ * math.sqrt(2.0 / reduced)], rel=1e-5)
     assert error.worst_THz < 1e-6
+
+
+def test_frequencies_agree_with_those_of_another_engine_where_both_have_a_wave_vector(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # ASE keeps its displacements in the working directory
+    phonons = Phonons(bulk("Cu"), EMT(), supercell=(4, 4, 4), delta=0.005)
+    phonons.run()
+    phonons.read(acoustic=True)
+    at_x = np.asarray(phonons.band_structure([[0.5, 0, 0.5]]))[0] / (1e12 * _hplanck / _e)
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)  # X fits into it
+    group = space_group(atoms)
+    found = frequency_error(curvature(Foreign(EMT()), atoms, group, step=0.005), atoms)
+    for frequency in at_x:
+        assert np.abs(found.frequencies_THz - frequency).min() < 1e-3
+    assert found.frequencies_THz.max() == pytest.approx(at_x.max(), abs=1e-3)
