@@ -78,7 +78,10 @@ def structures(potential: Potential, files: list[Path]) -> list[Atoms]:
         return [ase.io.read(file) for file in files]
     if potential.species is None or 14 in potential.species:
         return [bulk("Si", cubic=True), bulk("Si", cubic=True) * (2, 2, 2)]
-    return [monomer(), ice(), liquid(potential, 2, n_steps=20)]
+    named = {"molecule": monomer(), "ice": ice(), "liquid": liquid(potential, 2, n_steps=20)}
+    for name, atoms in named.items():
+        atoms.info["name"] = name
+    return list(named.values())
 
 
 def compared(raw: Potential, atoms: Atoms, rounds: int) -> list[tuple[object, ...]]:
@@ -100,7 +103,7 @@ def compared(raw: Potential, atoms: Atoms, rounds: int) -> list[tuple[object, ..
         is_average = isinstance(one, Symmetrized)
         rows.append(
             (
-                atoms.get_chemical_formula(),
+                atoms.info.get("name", atoms.get_chemical_formula()),
                 name,
                 len(one.rules(batch)[0]) if is_average else 1,
                 one.calls(batch)[0] if is_average else 1,
