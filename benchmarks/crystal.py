@@ -2,7 +2,7 @@
 
     python benchmarks/crystal.py
 
-Prints a table; spglib beside it, except where it takes minutes.
+Prints a table; spglib beside it, except where it takes long.
 """
 
 import time
