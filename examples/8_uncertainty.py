@@ -1,6 +1,6 @@
 """Where does the water potential have to guess? Uncertainties relative to structures that it knows, without labels.
 
-`LLPR.calibrate` makes electronvolts of them, with energies that were not trained on.
+`tumble uncertainty` makes electronvolts of them, with labels that were not trained on.
 """
 
 import numpy as np
@@ -17,22 +17,22 @@ potential = LLPR(tumble.load("water").model)
 def shaken(n, stretch=1.0):
     structures = [molecule("H2O") for _ in range(n)]
     for atoms in structures:
-        atoms.positions = stretch * atoms.positions + random.normal(scale=0.05, size=(3, 3))
+        turn, _ = np.linalg.qr(random.normal(size=(3, 3)))
+        atoms.positions = stretch * atoms.positions @ turn + random.normal(scale=0.05, size=(3, 3))
     return collate_for(potential, structures)
 
 
-known = shaken(500)
-potential.fit([known])
-potential.draw(32)  # an ensemble of last layers carries the uncertainty on to forces
+potential.fit([shaken(500)])
+potential.draw(16)  # an ensemble of last layers carries the uncertainty on to forces
+averaged = tumble.symmetrize(potential, "O")  # and an average over rotations carries it too
 
 
-def doubt(batch):
-    return float(potential.uncertainty(batch).mean()), float(potential.forces_uncertainty(batch).mean())
+def doubt(one, batch):
+    known = one.uncertainties(batch, forces=True)
+    return float(known.energy.mean()), float(known.forces.mean())
 
 
-energy, force = doubt(shaken(20))
+energy, force = doubt(potential, shaken(20))
 for stretch in (0.8, 0.9, 1.0, 1.1, 1.2, 1.4):
-    e, f = doubt(shaken(20, stretch))
-    print(
-        f"bonds stretched by {stretch}: energies {e / energy:5.1f}, forces {f / force:5.1f} times as uncertain as usual"
-    )
+    (e, f), (mean, _) = (doubt(one, shaken(20, stretch)) for one in (potential, averaged))
+    print(f"bonds × {stretch}: energies {e / energy:5.1f} (averaged {mean / energy:5.1f}), forces {f / force:5.1f}")

@@ -13,12 +13,9 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tumble import data
-from tumble.batch import Properties, collate
-from tumble.data.loader import _balanced, _n_steps
+from tumble.batch import Properties
 
 STRESS = np.array([[0.01, 0.002, 0.003], [0.002, 0.02, 0.004], [0.003, 0.004, -0.03]])
 VOIGT = np.array([0.01, 0.02, -0.03, 0.004, 0.003, 0.002])
@@ -417,95 +414,3 @@ def test_offsets_pass_over_structures_without_energy_and_refuse_what_they_cannot
         data.offsets(dataset_of(frames), (29, 47))
     with pytest.raises(ValueError, match=r"the data contains Ag, the species are Cu"):
         data.offsets(dataset_of(frames, [-3.0, -2.0]), (29,))
-
-
-@pytest.fixture
-def mixed(tmp_path):
-    frames = [*crystals(3), *water(6), plain(water(1)[0], energy=-29.0)]
-    ase.io.write(tmp_path / "mixed.extxyz", frames)
-    return data.read(tmp_path / "mixed.extxyz", missing="mask")
-
-
-def test_the_loader_gives_the_batches_that_collate_would(mixed):
-    loader = data.Loader(mixed, 3.5, atoms_per_batch=12, dtype=torch.float32, seed=1)
-    assert len(loader) == len(loader.steps(0))
-    for step, (batch, labels) in zip(loader.steps(2), loader.epoch(2), strict=True):
-        expected = collate([mixed.atoms[i] for i in step], 3.5, dtype=torch.float32)
-        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
-        assert labels.energy.dtype == torch.float64
-        assert labels.forces.dtype == labels.stress.dtype == torch.float32
-        assert labels.energy.tolist() == [float(mixed.labels[i].energy) for i in step]
-        assert labels.stress.shape == (len(step), 3, 3)
-        for row, i in enumerate(step):
-            forces, stress = labels.forces[batch.structure == row], labels.stress[row]
-            known = mixed.labels[i]
-            assert bool(forces.isnan().all()) if known.forces is None else torch.equal(forces, known.forces.float())
-            assert bool(stress.isnan().all()) if known.stress is None else torch.equal(stress, known.stress.float())
-
-
-def test_every_epoch_sees_every_structure_once_in_another_order(mixed):
-    loader = data.Loader(mixed, 3.5, atoms_per_batch=12)
-    epochs = [[i for step in loader.steps(n) for i in step] for n in range(4)]
-    assert all(sorted(epoch) == list(range(len(mixed))) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    calm = data.Loader(mixed, 3.5, atoms_per_batch=12, shuffle=False)
-    assert [i for step in calm.steps(7) for i in step] == list(range(len(mixed)))
-
-
-def test_an_epoch_resumes_at_a_step_exactly(mixed):
-    whole = list(data.Loader(mixed, 3.5, atoms_per_batch=12, seed=5).epoch(3))
-    rest = list(data.Loader(mixed, 3.5, atoms_per_batch=12, seed=5).epoch(3, start=2))
-    assert len(rest) == len(whole) - 2
-    for (batch, labels), (other, others) in zip(whole[2:], rest, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(batch, other, strict=True))
-        assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(labels, others, strict=True))
-
-
-def test_a_dataset_without_any_stress_has_none_in_its_batches(tmp_path):
-    ase.io.write(tmp_path / "water.extxyz", water())
-    loader = data.Loader(data.read(tmp_path / "water.extxyz"), 3.0)
-    assert [labels.stress for _, labels in loader.epoch(0)] == [None]
-
-
-def test_the_loader_searches_each_structure_once_unless_it_would_hold_too_much(mixed, monkeypatch):
-    calls = []
-    monkeypatch.setattr("tumble.data.loader.collate", lambda atoms, *a, **k: calls.append(1) or collate(atoms, *a, **k))
-    loader = data.Loader(mixed, 3.5)
-    for epoch in range(3):
-        list(loader.epoch(epoch))
-    assert len(calls) == len(mixed)
-    monkeypatch.setattr("tumble.data.loader.MAXIMUM_CACHED_PAIRS", 0)
-    forgetful = data.Loader(mixed, 3.5)
-    for epoch in range(2):
-        list(forgetful.epoch(epoch))
-    assert len(calls) == 3 * len(mixed)
-
-
-def test_the_loader_names_the_source_of_a_bad_structure():
-    broken = dataset_of([bulk("Cu"), Atoms("H2", [[0, 0, 0], [0, 0, 0.01]])])
-    with pytest.raises(ValueError, match=r"made:1: atoms 0 and 1 of structure 0 are 0.0100 Å apart"):
-        list(data.Loader(broken, 3.0).epoch(0))
-
-
-def test_the_loader_refuses_nothing_to_load():
-    with pytest.raises(ValueError, match=r"0 structures"):
-        data.Loader(dataset_of([]), 3.0)
-    with pytest.raises(ValueError, match=r"atoms_per_batch is 0"):
-        data.Loader(dataset_of([bulk("Cu")]), 3.0, atoms_per_batch=0)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 500))
-def test_steps_are_never_empty_and_about_as_full_as_asked(sizes, limit):
-    sizes = np.array(sizes)
-    n_steps = _n_steps(sizes, limit)
-    order = np.random.default_rng(0).permutation(len(sizes))
-    parts = _balanced(order, sizes, n_steps)
-    assert len(parts) == n_steps
-    assert np.array_equal(np.concatenate(parts), order)
-    loads = [sizes[part].sum() for part in parts]
-    assert min(loads) > 0
-    if len(set(sizes.tolist())) == 1:
-        assert max(loads) <= max(limit, sizes[0])
-    if n_steps < len(sizes):
-        assert max(loads) <= sizes.sum() / n_steps + sizes.max()

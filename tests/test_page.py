@@ -314,7 +314,7 @@ def test_parity_says_its_errors() -> None:
 
 def test_a_large_cloud_of_points_becomes_an_image() -> None:
     points = np.random.default_rng(0).normal(size=(2, 100_000))
-    svg = plot(Curve("c", "x", "y", (Series("s", *points),), "parity"), "").svg
+    svg = plot(Curve("c", "x", "y", (Series("s", *points),), "scatter"), "").svg
     assert "data:image/png;base64," in svg
     assert len(svg) < 300_000
 

@@ -115,6 +115,36 @@ class Potential(nn.Module, ABC):
     def forward(self, batch: Batch) -> Properties:
         """Energy (S,) eV, forces (N, 3) eV/Å and stress (S, 3, 3) eV/Å³ of the batch, in its own frame."""
 
+    def deviations(self, batch: Batch, *, forces: bool = False) -> Properties:
+        """What is added to answers and is linear like them, and whose norm over the leading axis is their uncertainty.
+
+        Args:
+            batch: structures with their pairs.
+            forces: of forces and stress too, where they are known; they take longer.
+
+        Raises:
+            ValueError: the potential does not know how uncertain it is.
+        """
+        raise ValueError(
+            f"a {type(self).__name__} does not know how uncertain its answers are; an LLPR or an average of one was "
+            "expected. Make one with `tumble uncertainty`."
+        )
+
+    def uncertainties(self, batch: Batch, *, forces: bool = False) -> Properties:
+        """Standard deviations of energies (S,), forces (N, 3) and stress (S, 3, 3); arguments as for `deviations`."""
+        known = self.deviations(batch, forces=forces)
+        return Properties(*(None if one is None else torch.linalg.vector_norm(one, dim=0) for one in known))
+
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether `uncertainties` gives those of energies."""
+        return False
+
+    @property
+    def has_forces_uncertainty(self) -> bool:
+        """Whether `uncertainties` gives those of forces and stress too."""
+        return False
+
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type that batches must have; float64 for a potential without weights."""

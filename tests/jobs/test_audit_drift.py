@@ -8,8 +8,8 @@ from ase import Atoms
 from ase.units import fs, kB
 from scipy.linalg import expm
 
+from tumble.jacobian import NonConservation, frequency_THz, of_jacobian
 from tumble.jobs.audit.measures.drift import NANOSECOND, drift_of, golden_rule, growth_per_ns, turn_heating
-from tumble.jobs.audit.measures.jacobian import NonConservation, frequency_THz, of_jacobian
 
 CURL = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 

@@ -21,8 +21,11 @@ from pet_reference import (
     triclinic,
 )
 from tumble.batch import Batch, Properties
-from tumble.models.pet import LLPR, PET
-from tumble.potential import Gradient, collate_for
+from tumble.models.pet import LLPR, PET, engine
+from tumble.models.pet.uncertainty import Rows, slopes_of, trained
+from tumble.models.pet.uncertainty.slopes import _by_autograd
+from tumble.models.pet.uncertainty.training import score, sigma
+from tumble.potential import Gradient, collate_for, differentiable
 
 
 def rattled(atoms: Atoms, seed: int) -> Atoms:
@@ -200,8 +203,11 @@ def test_an_llpr_says_what_it_lacks() -> None:
     for ask in (potential.ensemble, potential.ensemble_answers, potential.forces_uncertainty):
         with pytest.raises(ValueError, match=r"this LLPR has 0 ensemble members; at least 2 were expected\. Call draw"):
             ask(batch)
-    with pytest.raises(ValueError, match=r"0 structures with an energy were given to calibrate by; at least 1"):
-        potential.calibrate([(batch, Properties(forces=torch.zeros(6, 3)))])
+    for nothing in (Properties(forces=torch.zeros(6, 3)), Properties(torch.tensor([torch.nan]))):
+        with pytest.raises(ValueError, match=r"0 structures with an energy were given to calibrate by; at least 1"):
+            potential.calibrate([(batch, nothing)])
+    with pytest.raises(ValueError, match=r"this LLPR has not seen its training set"):
+        potential.deviations(batch, forces=True)
     torch.nn.init.constant_(potential.model.edge_embedder.weight, torch.nan)
     with pytest.raises(RuntimeError, match=r"the covariance of the features has \d+ entries that are not finite"):
         potential.fit([batch])
@@ -213,3 +219,180 @@ def test_an_element_that_the_model_does_not_know_is_refused_everywhere() -> None
     for ask in (potential, potential.uncertainty, potential.ensemble, potential.ensemble_answers):
         with pytest.raises(ValueError, match=r"element 2 \(He\) in structure 0 is unknown to this model"):
             ask(batch)
+
+
+def with_ridge(potential: LLPR, ridge: float) -> LLPR:
+    """C + ridge, where the ridge is large enough to matter."""
+    covariance = potential.cholesky @ potential.cholesky.mT
+    potential.cholesky = torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance)))
+    return potential
+
+
+def per_atom_features(potential: LLPR, structures: list[Atoms]) -> torch.Tensor:
+    rows = [potential.model.last_layer_features(collate_for(potential, [atoms])).mean(0) for atoms in structures]
+    return torch.stack(rows).detach()
+
+
+def test_the_variance_is_that_of_bayesian_linear_regression() -> None:
+    # Energies per atom x·w + noise of deviation s, weights w drawn with variance s²/r: a Gaussian process says what is
+    # known of f·w after the training set, without ever inverting C.
+    noise, ridge = 0.3, 1e-2
+    potential = with_ridge(llpr(), ridge)
+    potential.multiplier = torch.tensor(noise, dtype=torch.float64)
+    x = per_atom_features(potential, TRAINING)
+    new = [rattled(molecule(), 99), crystal()]
+    f = per_atom_features(potential, new) * torch.tensor([[len(atoms)] for atoms in new])
+    prior = noise**2 / ridge
+    known = prior * x @ x.mT + noise**2 * torch.eye(len(x))
+    variance = prior * (f @ f.mT) - prior**2 * (f @ x.mT) @ torch.linalg.solve(known, x @ f.mT)
+    found = potential.uncertainty(collate_for(potential, new))
+    assert torch.allclose(found.square(), variance.diagonal(), rtol=1e-6)
+    # And the covariance of two energies is that of their deviations, so differences are known better than their terms.
+    apart = potential.deviations(collate_for(potential, new)).energy
+    assert torch.allclose(apart.mT @ apart, variance, rtol=1e-6, atol=1e-12)
+
+
+def test_deviations_are_uncertainties_before_the_norm() -> None:
+    potential = llpr(5)
+    batch = collate_for(potential, [molecule(), crystal()])
+    energies, forces = potential.uncertainties(batch), potential.uncertainties(batch, forces=True)
+    assert torch.allclose(energies.energy, potential.uncertainty(batch))
+    assert torch.allclose(forces.energy, potential.uncertainty(batch))
+    assert torch.allclose(forces.forces, potential.forces_uncertainty(batch))
+    assert torch.allclose(forces.forces, potential.ensemble_answers(batch).forces.std(0))
+    assert torch.allclose(forces.stress, potential.ensemble_answers(batch).stress.std(0))
+    assert energies.forces is None
+    assert energies.stress is None
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"num_neighbors_adaptive": 6.0}, {"edge_basis": 3}, {"system_conditioning": True}]
+)
+def test_the_engine_and_autograd_agree_about_slopes(shape: dict[str, Any]) -> None:
+    potential = llpr(4, **(ROUND | shape))
+    atoms = molecule()
+    atoms.info["charge"] = 1
+    batch = collate_for(potential, [crystal(), atoms, Atoms("O", cell=[20, 20, 20], pbc=True)])
+    if not engine.fits(potential.model.settings, batch.vectors.dtype, batch.vectors.device):
+        pytest.skip("no C++ compiler")
+    fast = slopes_of(potential.model, batch, potential.members)
+    slow = _by_autograd(potential.model, differentiable(batch), potential.members)
+    for one, other in zip(fast, slow, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-10)
+    # What the engine keeps between calls is its own again.
+    again = slopes_of(potential.model, batch, potential.members[:1])
+    assert torch.equal(again.forces[0], fast.forces[0])
+
+
+def test_several_members_cost_one_pass_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    potential, passes = llpr(6, **ROUND), []
+    batch = collate_for(potential, [crystal()])
+    features = PET.features
+    monkeypatch.setattr(PET, "features", lambda self, *rest: passes.append(1) or features(self, *rest))
+    run = engine._run
+    monkeypatch.setattr(engine, "_run", lambda *rest, **options: passes.append(1) or run(*rest, **options))
+    potential.uncertainties(batch, forces=True)
+    assert len(passes) == 1
+
+
+def test_directions_that_the_training_set_does_not_vary_in_are_not_taken_for_unknown() -> None:
+    # Few structures: C is singular, and with the smallest ridge what is new to it is uncertain without a bound.
+    model = llpr().model
+    plain, wise = LLPR(model), LLPR(model)
+    seen, batch = collate_for(plain, TRAINING[:5]), collate_for(plain, TRAINING[5:45])
+    size = torch.stack([one.sum(0).norm() for one in model.last_layer_features(batch).detach().split(6)])
+    errors = 0.1 * size * torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    label = Properties(plain(batch).energy + errors)
+    for potential, ridge in ((plain, False), (wise, True)):
+        potential.fit([seen])
+        potential.calibrate([(batch, label)], ridge=ridge)
+
+    def likelihood(potential: LLPR) -> float:
+        sigmas = potential.uncertainty(batch)
+        return float((sigmas.log() + (errors / sigmas).square() / 2).mean())
+
+    assert likelihood(wise) < likelihood(plain) - 0.1
+    few = LLPR(model)
+    few.fit([seen])
+    before = few.cholesky.clone()
+    few.calibrate([(batch, Properties(torch.where(torch.arange(40) < 9, label.energy, torch.nan)))], ridge=True)
+    assert torch.equal(few.cholesky, before)  # nine energies set a scale, and no more
+
+
+def test_forces_are_calibrated_by_their_errors() -> None:
+    potential = llpr(4)
+    batch = collate_for(potential, [molecule()])
+    before, answers = potential.forces_uncertainty(batch), potential.ensemble_answers(batch)
+    random = torch.Generator().manual_seed(0)
+    sigmas = torch.rand(20_000, generator=random) + 0.1
+    potential.calibrate_forces(0.2 * sigmas * torch.randn(20_000, generator=random), sigmas)
+    assert float(potential.forces_multiplier) == pytest.approx(0.2, rel=0.02)
+    assert torch.allclose(potential.forces_uncertainty(batch), potential.forces_multiplier * before)
+    assert torch.equal(potential.ensemble_answers(batch).forces, answers.forces)  # those of metatrain
+    potential.draw(4)
+    assert float(potential.forces_multiplier) == 1
+    with pytest.raises(ValueError, match=r"0 components of forces were given to calibrate by; at least 1 was expected"):
+        potential.calibrate_forces(torch.tensor([torch.nan]), torch.ones(1))
+
+
+def test_trained_members_find_the_directions_in_which_the_model_is_wrong() -> None:
+    # Errors lie along one feature only, and the members start from the same scatter along all of them.
+    random = torch.Generator().manual_seed(0)
+
+    def rows(n: int) -> Rows:
+        features = torch.randn(n, 3, generator=random, dtype=torch.float64)
+        errors = 2.0 * features[:, 0] * torch.randn(n, generator=random, dtype=torch.float64)
+        return Rows(features, errors, torch.arange(n) % 2)
+
+    start = torch.randn(8, 3, generator=random, dtype=torch.float64)
+    found = trained(start, rows(1000), rows(1000), epochs=30)
+    deviations = (found.members - found.members.mean(0)).square().sum(0).div(7).sqrt()
+    assert float(deviations[0]) == pytest.approx(2.0, rel=0.1)
+    assert float(deviations[1:].max()) < 0.25
+    assert min(found.scores) < found.scores[0] - 0.3
+
+
+def test_the_best_epoch_is_kept_which_may_be_none() -> None:
+    random = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 6, generator=random, dtype=torch.float64)
+    features = torch.randn(400, 6, generator=random, dtype=torch.float64)
+    noise = torch.randn(400, generator=random, dtype=torch.float64)
+    kinds = torch.zeros(400, dtype=torch.int64)
+    valid = Rows(features, noise * sigma(start, features), kinds)
+    wrong = Rows(features[:3], torch.tensor([100.0, 0.0, 0.0]).double(), kinds[:3])
+    found = trained(start, wrong, valid, epochs=20)
+    assert score(found.members, features, valid) == pytest.approx(min(found.scores))
+    assert found.scores[-1] > found.scores[0] + 0.02
+    apart = start - start.mean(0)
+    kept = trained(start, wrong, valid, epochs=0).members / apart
+    assert torch.allclose(kept, kept[0, 0])  # what was drawn, but for the scale
+
+
+def test_trained_members_say_how_uncertain_an_energy_is_and_stay_so_in_a_state() -> None:
+    potential = llpr(4)
+    batch = collate_for(potential, [molecule(), crystal()])
+    features = per_atom_features(potential, TRAINING) * 6
+    rows = Rows(features, torch.linspace(-1, 1, len(features)).double(), torch.zeros(len(features), dtype=torch.int64))
+    closed = potential.uncertainty(batch)
+    assert len(potential.learn(rows, rows, epochs=2)) == 3
+    assert torch.allclose(potential.uncertainty(batch), potential.ensemble(batch).std(1))
+    assert not torch.allclose(potential.uncertainty(batch), closed)
+    twin = LLPR(PET(SPECIES, SMALL), 4).double()
+    twin.load_state_dict(potential.state_dict())
+    assert torch.allclose(twin.uncertainty(batch), potential.uncertainty(batch), rtol=1e-12)
+    potential.draw(4)
+    assert not bool(potential.are_trained)
+
+
+def test_a_state_of_before_ensembles_could_be_trained_is_read() -> None:
+    potential = llpr(4)
+    older = {
+        name: value
+        for name, value in potential.state_dict().items()
+        if name not in ("are_trained", "forces_multiplier")
+    }
+    twin = LLPR(PET(SPECIES, SMALL), 4).double()
+    twin.load_state_dict(older)
+    batch = collate_for(potential, [molecule()])
+    assert torch.allclose(twin.uncertainty(batch), potential.uncertainty(batch), rtol=1e-12)
+    assert torch.allclose(twin.forces_uncertainty(batch), potential.forces_uncertainty(batch), rtol=1e-9)

@@ -1,7 +1,8 @@
 """ASE: a potential as a Calculator, and any Calculator as a Potential."""
 
+import warnings
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 import ase.calculators.calculator as engine
 import numpy as np
@@ -17,27 +18,48 @@ from tumble.potential import Potential
 
 Array = NDArray[np.float64]
 
+ENERGY_DOUBT: Final = "energy_uncertainty"
+FORCES_DOUBT: Final = "forces_uncertainty"
+
 
 @final
 class Calculator(engine.Calculator):  # type: ignore[misc]  # ASE has no types
     """A potential for ASE: energy and free_energy (the same), forces, and stress (Voigt, eV/Å³).
 
     The neighbour list outlives small moves of the atoms and of the cell; its answers are exactly those of a new one.
+
+    A potential that knows its uncertainty also has energy_uncertainty (eV) and, with an ensemble, forces_uncertainty
+    (eV/Å, (N, 3)): `calculator.get_property("energy_uncertainty", atoms)`. They are computed when they are asked for.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012  (the name ASE looks for)
 
-    def __init__(self, potential: Potential, *, skin: float = 1.0, **settings: Any) -> None:
+    def __init__(
+        self, potential: Potential, *, skin: float = 1.0, warn_above: float | None = None, **settings: Any
+    ) -> None:
         """Any potential, in the dtype and on the device that it has.
 
         Args:
             potential: any Potential.
             skin: Å beyond the cutoff that neighbours are searched to; larger means fewer searches.
+            warn_above: eV per atom; the uncertainty of the energy is then computed with every answer, and a warning
+                given when it rises above this.
             settings: what every ASE calculator takes (label, directory).
+
+        Raises:
+            ValueError: a threshold for a potential that does not know its uncertainty.
         """
         super().__init__(**settings)
-        self.potential = potential
+        if warn_above is not None and not potential.has_uncertainty:
+            raise ValueError(
+                f"warn_above is {warn_above} eV, but a {type(potential).__name__} does not know how uncertain it is. "
+                "Leave it out, or make a potential that does with `tumble uncertainty`."
+            )
+        self.potential, self.warn_above = potential, warn_above
+        known = {ENERGY_DOUBT: potential.has_uncertainty, FORCES_DOUBT: potential.has_forces_uncertainty}
+        self.implemented_properties = [*type(self).implemented_properties, *(name for name in known if known[name])]
         self._search = Verlet(skin)
+        self._is_above = False
 
     @property
     def n_searches(self) -> int:
@@ -66,18 +88,43 @@ class Calculator(engine.Calculator):  # type: ignore[misc]  # ASE has no types
         batch = collate(
             [self.atoms], potential.cutoff, dtype=potential.dtype, device=potential.device, search=self._search
         )
-        answer = split(potential(batch), batch)[0]
+        wanted = properties or ("energy",)
+        if system_changes or {*wanted} - {*self.results, ENERGY_DOUBT, FORCES_DOUBT}:
+            self._answer(batch, wanted)
+        self._doubt(batch, wanted)
+
+    def _answer(self, batch: Batch, properties: Sequence[str]) -> None:
+        answer = split(self.potential(batch), batch)[0]
         if answer.energy is not None:
             self.results["energy"] = self.results["free_energy"] = float(answer.energy)
         if answer.forces is not None:
             self.results["forces"] = answer.forces.double().numpy()
         if answer.stress is not None:
             self.results["stress"] = full_3x3_to_voigt_6_stress(answer.stress.double().numpy())
-        elif "stress" in (properties or ()):
+        elif "stress" in properties:
             reason = (
                 "this potential gives none" if bool(has_volume(batch)) else "nothing is periodic or no volume spanned"
             )
             raise engine.PropertyNotImplementedError(f"there is no stress: {reason}. Ask for energy and forces only.")
+
+    def _doubt(self, batch: Batch, properties: Sequence[str]) -> None:
+        has_forces = FORCES_DOUBT in properties
+        if not has_forces and ENERGY_DOUBT not in properties and self.warn_above is None:
+            return
+        doubt = split(self.potential.uncertainties(batch, forces=has_forces), batch)[0]
+        if doubt.energy is not None:
+            self.results[ENERGY_DOUBT] = float(doubt.energy)
+        if doubt.forces is not None:
+            self.results[FORCES_DOUBT] = doubt.forces.double().numpy()
+        if self.warn_above is not None:
+            per_atom, was_above = self.results[ENERGY_DOUBT] / batch.n_atoms, self._is_above
+            self._is_above = per_atom > self.warn_above
+            if self._is_above and not was_above:
+                warnings.warn(
+                    f"the energy of this structure is uncertain by {per_atom:.3g} eV per atom, and warn_above is "
+                    f"{self.warn_above:g}: it is unlike what the potential was trained on.",
+                    stacklevel=2,
+                )
 
 
 @final

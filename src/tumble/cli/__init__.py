@@ -20,13 +20,15 @@ BAD_FILES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirector
 class Verb(NamedTuple):
     """One command: the function that runs it, and the Settings whose fields are its flags.
 
-    Both are "module:name" and imported only for the verb that is run: `tumble --help` need not import torch.
+    Both are "module:name" and imported only for the verb that is run: `tumble --help` need not import torch. The
+    examples are command lines below its help.
     """
 
     name: str
     command: str
     help: str
     settings: str = ""
+    examples: tuple[str, ...] = ()
 
 
 VERBS = (
@@ -38,9 +40,32 @@ VERBS = (
     ),
     Verb(
         "train",
-        "tumble.cli.verbs:train",
+        "tumble.cli.train:train",
         "Train a potential on labelled structures.",
         settings="tumble.jobs.train:TrainSettings",
+        examples=(
+            "tumble template train --preset XS -o recipe.yaml",
+            "tumble train recipe.yaml --dry-run",
+            "tumble train recipe.yaml -o run --max-minutes 60",
+            "tumble train -o run --resume",
+        ),
+    ),
+    Verb(
+        "template",
+        "tumble.cli.template:template",
+        "Print every setting of a verb, with meaning, choices and default, as YAML to fill in.",
+        examples=("tumble template train --preset XS -o recipe.yaml", "tumble template audit"),
+    ),
+    Verb(
+        "store",
+        "tumble.cli.store:store",
+        "Write labelled structures into a store that is read without being loaded.",
+        settings="tumble.data:StoreSettings",
+    ),
+    Verb(
+        "uncertainty",
+        "tumble.cli.uncertainty:uncertainty",
+        "Let a trained potential say how uncertain its answers are, and judge what it says.",
     ),
     Verb(
         "audit",
@@ -73,7 +98,8 @@ def build(words: Sequence[str] = ()) -> App:
     )
     for order, verb in enumerate(VERBS):
         command = _command(verb) if verb.name in words else verb.command
-        app.command(command, name=verb.name, help=verb.help, sort_key=order)
+        shown = "Examples:\n\n" + "\n".join(f"- `{line}`" for line in verb.examples) if verb.examples else None
+        app.command(command, name=verb.name, help=verb.help, help_epilogue=shown, sort_key=order)
     return app
 
 
@@ -88,11 +114,12 @@ def _check_verb(words: Sequence[str]) -> None:
 def _command(verb: Verb) -> Callable[..., int | None]:
     from tumble.cli.flags import with_settings
 
-    command = _fetch(verb.command)
-    return with_settings(_fetch(verb.settings), command) if verb.settings else command
+    command = fetch(verb.command)
+    return with_settings(fetch(verb.settings), command) if verb.settings else command
 
 
-def _fetch(place: str) -> Any:
+def fetch(place: str) -> Any:
+    """What "module:name" says, imported now."""
     module, name = place.split(":")
     return getattr(import_module(module), name)
 

@@ -19,7 +19,6 @@ from tumble.results import load_result, load_trust, parse_require, trust_schema,
 
 if TYPE_CHECKING:
     from tumble.jobs.audit import AuditSettings
-    from tumble.jobs.train import TrainSettings
     from tumble.potential import Potential
 
 Name = Annotated[
@@ -154,31 +153,6 @@ def symmetrize(
     card = {"made_by": f"tumble symmetrize {model}{flags}"} | ({"choice": said[-1]} if said else {})
     checkpoint.save(potential, output, card)
     print(f"wrote {output}")
-    return DONE
-
-
-def train(
-    config: Annotated[Path | None, Parameter(help="Recipe, a YAML file.")] = None,
-    *,
-    settings: "Callable[[Path | None], TrainSettings]",
-    output: Annotated[
-        Path, Parameter(name=["--output", "-o"], help="Folder for checkpoints, curves and the potential.")
-    ],
-    resume: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Continue what the folder holds, with its recipe.")
-    ] = False,
-    max_minutes: Annotated[float | None, Parameter(help="Stop after so long; --resume continues.")] = None,
-    overwrite: Overwrite = False,
-) -> int:
-    """Train a potential on labelled structures."""
-    stored = output / "recipe.yaml"
-    chosen = settings(stored if resume and stored.is_file() else None)
-    refuse_existing(output / "result.json", overwrite or resume)
-    flags: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "max_minutes": max_minutes}
-    with progress_bar("training") as tell:
-        result = tumble.train(chosen, output, tell=lambda one: tell(*one), show=show, **flags)
-    result.save(output, overwrite=overwrite or resume)
-    print(f"wrote {output / 'best.safetensors'} and {tumble.report(result, to=output / 'card.html')}")
     return DONE
 
 

@@ -1,107 +1,154 @@
-"""Dataset: structures with their labels; what they cover, how they split, what their elements weigh."""
+"""Dataset: structures with their labels, and what their elements weigh."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
-from ase.geometry import complete_cell
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tumble import neighbors
 from tumble.batch import Properties
-from tumble.results import Table
+from tumble.data import fingerprints
+from tumble.data.facts import able_bits, group_of, known_bits, weight_of
+from tumble.data.views import Joined, Lazy, Places, Rows, View, beside, column, pick
+
+CHUNK = 10_000
+"""Structures whose compositions are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Structures with their reference labels.
+    """Structures with their reference labels: lists, or sequences that read an entry when it is asked for.
 
     atoms:   S structures, without calculators.
     labels:  S Properties, CPU float64: energy () eV, forces (n, 3) eV/Å, stress (3, 3) eV/Å³; None where not known.
     sources: S names "file:frame", frames counted from 0.
     """
 
-    atoms: list[Atoms]
-    labels: list[Properties]
-    sources: list[str]
+    atoms: Sequence[Atoms]
+    labels: Sequence[Properties]
+    sources: Sequence[str]
+    _found: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """S."""
         return len(self.atoms)
 
-    def select(self, indices: Sequence[int]) -> "Dataset":
-        """The structures at these positions, in this order."""
-        return Dataset(
-            [self.atoms[i] for i in indices], [self.labels[i] for i in indices], [self.sources[i] for i in indices]
-        )
+    def select(self, indices: Sequence[int] | Places) -> "Dataset":
+        """The structures at these positions, in this order; nothing is read of a store."""
+        places = np.asarray(indices, dtype=np.int64).reshape(-1)
+        composed: dict[int, Places] = {}
+        parts: list[Any] = [pick(part, places, composed) for part in (self.atoms, self.labels, self.sources)]
+        chosen = Dataset(*parts)
+        chosen._found.update({what: found[places] for what, found in self._found.items()})
+        return chosen
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Atoms of each structure, (S,)."""
+        return column(self.atoms, "size", len, np.int64)
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """Factor of each structure in the loss, (S,): "config_weight" or "weight" of its info, else 1."""
+        return column(self.atoms, "weight", weight_of, np.float64)
+
+    @cached_property
+    def groups(self) -> Sequence[str]:
+        """The "config_type" of each structure's info, else ""."""
+        return beside(self.atoms, "groups", group_of)
+
+    @cached_property
+    def known(self) -> NDArray[np.uint8]:
+        """Which labels each structure has, (S,): a sum of 1 for energy, 2 for forces, 4 for stress."""
+        return column(self.labels, "known", known_bits, np.uint8) & np.uint8(7)
+
+    @cached_property
+    def can_have_stress(self) -> NDArray[np.bool_]:
+        """Whether each structure repeats and spans a volume, (S,)."""
+        return (column(self.atoms, "known", able_bits, np.uint8) & 8).astype(bool)
+
+    @cached_property
+    def energies(self) -> NDArray[np.float64]:
+        """Energy label of each structure, (S,) eV; NaN where not known."""
+        return column(self.labels, "energy", _energy_of, np.float64)
+
+    @cached_property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, ascending."""
+        present = np.zeros(256, dtype=bool)
+        for start in range(0, len(self), CHUNK):
+            present[numbers_of(self.atoms, np.arange(start, min(start + CHUNK, len(self))))] = True
+        return tuple(np.flatnonzero(present).tolist())
+
+    def pair_counts(self, cutoff: float) -> NDArray[np.int64]:
+        """Directed pairs within the cutoff of each structure, (S,): searched once, then remembered.
+
+        Args:
+            cutoff: Å.
+        """
+        return self._once(f"pairs {float(cutoff)!r}", lambda: _pair_counts(self.atoms, float(cutoff)))
+
+    @property
+    def exact(self) -> NDArray[np.uint64]:
+        """64 bits of a fingerprint of each structure, (S,); see `fingerprints.fingerprint`."""
+        return self._once("exact", lambda: column(self.atoms, "exact", fingerprints.exact, np.uint64))
+
+    @property
+    def formula(self) -> NDArray[np.uint64]:
+        """64 bits of the composition of each structure, (S,); see `fingerprints.formula`."""
+        return self._once("formula", lambda: column(self.atoms, "formula", fingerprints.formula, np.uint64))
+
+    @property
+    def shape(self) -> NDArray[np.float32]:
+        """Four numbers of the shape of each structure, (S, 4); see `fingerprints.shape`."""
+        return self._once("shape", lambda: column(self.atoms, "shape", fingerprints.shape, np.float32).reshape(-1, 4))
+
+    def _once(self, what: str, find: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Find it, or take what was found before, of this dataset or of the one that it was selected from."""
+        if what not in self._found:
+            self._found[what] = find()
+        return self._found[what]
 
 
-def coverage(dataset: Dataset) -> Table:
-    """What the structures of each file are and which labels they have.
-
-    Duplicates are structures with the elements, cell and positions of an earlier one (of any file), up to a
-    translation, wrapping into the cell, and 1e-5 of a lattice vector.
-    """
-    columns = (
-        "file",
-        "structures",
-        "atoms",
-        "elements",
-        "energy",
-        "forces",
-        "stress",
-        "force rms (eV/Å)",
-        "force max (eV/Å)",
-        "smallest distance (Å)",
-        "volume per atom (Å³)",
-        "duplicates",
-    )
-    files: dict[str, list[int]] = {}
-    for index, source in enumerate(dataset.sources):
-        files.setdefault(source.rpartition(":")[0], []).append(index)
-    seen: set[bytes] = set()
-    rows = []
-    for file, indices in files.items():
-        part = dataset.select(indices)
-        prints = [_fingerprint(one) for one in part.atoms]
-        fresh = set(prints) - seen
-        seen |= fresh
-        rows.append((file, *_summary(part), len(part) - len(fresh)))
-    return Table(f"Label coverage of {len(dataset)} structures", columns, tuple(rows))
-
-
-def split(dataset: Dataset, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Two parts of the structures drawn at random: the rest, and the fraction. Duplicates stay together.
+def joined(datasets: Sequence[Dataset]) -> Dataset:
+    """One dataset of several, in order; what is lazy stays so.
 
     Args:
-        dataset: at least two distinct structures.
-        fraction: of structures in the second part, strictly between 0 and 1; at least one structure in each.
-        seed: the same seed draws the same parts.
-
-    Raises:
-        ValueError: the fraction is not between 0 and 1, or fewer than two distinct structures.
+        datasets: at least one.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"cannot split off a fraction of {fraction}; it must lie strictly between 0 and 1.")
-    groups: dict[bytes, list[int]] = {}
-    for index, one in enumerate(dataset.atoms):
-        groups.setdefault(_fingerprint(one), []).append(index)
-    if len(groups) < 2:
-        raise ValueError(f"cannot split {len(groups)} distinct structures in two; at least 2 are needed. Add data.")
-    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
-    members = list(groups.values())
-    wanted = fraction * len(dataset)
-    held: list[int] = members[order[0]].copy()
-    for k in order[1:-1]:
-        if len(held) + len(members[k]) / 2 <= wanted:
-            held += members[k]
-    apart = set(held)
-    return dataset.select([i for i in range(len(dataset)) if i not in apart]), dataset.select(sorted(held))
+    if len(datasets) == 1:
+        return datasets[0]
+    if not any(isinstance(one.atoms, Lazy) for one in datasets):
+        return Dataset(
+            [atoms for one in datasets for atoms in one.atoms],
+            [label for one in datasets for label in one.labels],
+            [source for one in datasets for source in one.sources],
+        )
+    return Dataset(
+        Joined([one.atoms for one in datasets]),
+        Joined([one.labels for one in datasets]),
+        Joined([one.sources for one in datasets]),
+    )
+
+
+def numbers_of(atoms: Sequence[Atoms], places: Places) -> NDArray[np.int64]:
+    """Atomic numbers of the atoms of these structures, one structure after the other."""
+    if isinstance(atoms, View):
+        return numbers_of(atoms.whole, atoms.places[places])
+    if not isinstance(atoms, Rows):
+        return np.concatenate([atoms[i].numbers for i in places.tolist()])
+    ends, numbers = atoms.column("end"), atoms.column("numbers")
+    last = ends[places]
+    first = np.where(places > 0, ends[places - 1], 0)
+    steps = np.arange((last - first).sum()) - np.repeat(np.cumsum(last - first) - last, last - first)
+    return numbers[steps].astype(np.int64)
 
 
 def offsets(dataset: Dataset, species: Sequence[int]) -> Tensor:
@@ -110,7 +157,7 @@ def offsets(dataset: Dataset, species: Sequence[int]) -> Tensor:
     Where the compositions do not determine them (water is always H2O), the solution of smallest norm is taken.
 
     Args:
-        dataset: structures, those without an energy are passed over.
+        dataset: structures, those without an energy are passed over; few of them are in memory at a time.
         species: atomic numbers, in the order of the answer.
 
     Returns:
@@ -119,54 +166,55 @@ def offsets(dataset: Dataset, species: Sequence[int]) -> Tensor:
     Raises:
         ValueError: no structure has an energy, or an element is not among the species.
     """
-    pairs = zip(dataset.atoms, dataset.labels, strict=True)
-    known = [(one, float(label.energy)) for one, label in pairs if label.energy is not None]
-    if not known:
+    known = np.flatnonzero(~np.isnan(dataset.energies))
+    if len(known) == 0:
         raise ValueError(f"none of {len(dataset)} structures has an energy, so elements cannot be given offsets.")
-    if others := {int(z) for one, _ in known for z in one.numbers} - set(species):
-        names = ", ".join(chemical_symbols[z] for z in sorted(others))
+    # The triangle R of a QR decomposition says about a least-squares problem all that its rows say, and it can be
+    # carried from chunk to chunk.
+    triangle = np.zeros((0, len(species) + 1))
+    for start in range(0, len(known), CHUNK):
+        places = known[start : start + CHUNK]
+        fractions = _fractions(dataset, places, species)
+        rows = np.column_stack([fractions, dataset.energies[places] / dataset.sizes[places]])
+        triangle = np.asarray(np.linalg.qr(np.concatenate([triangle, rows]), mode="r"))
+    return torch.from_numpy(np.linalg.lstsq(triangle[:, :-1], triangle[:, -1], rcond=1e-10)[0])
+
+
+def _fractions(dataset: Dataset, places: Places, species: Sequence[int]) -> NDArray[np.float64]:
+    """Fraction of the atoms of each structure that are of each element, (n, n_species)."""
+    numbers, sizes = numbers_of(dataset.atoms, places), dataset.sizes[places]
+    column_of = np.full(256, -1)
+    column_of[list(species)] = np.arange(len(species))
+    if others := sorted(set(np.unique(numbers).tolist()) - set(species)):
+        names = ", ".join(chemical_symbols[z] for z in others)
         raise ValueError(
             f"the data contains {names}, the species are {', '.join(chemical_symbols[z] for z in species)}. "
             "Add the elements to the species, or remove their structures."
         )
-    fractions = np.array([[np.mean(one.numbers == z) for z in species] for one, _ in known])
-    energies = np.array([energy / len(one) for one, energy in known])
-    return torch.from_numpy(np.linalg.lstsq(fractions, energies, rcond=1e-10)[0])
+    cells = np.repeat(np.arange(len(places)), sizes) * len(species) + column_of[numbers]
+    counts = np.bincount(cells, minlength=len(places) * len(species)).reshape(len(places), len(species))
+    return counts / sizes[:, None]
 
 
-def _summary(part: Dataset) -> tuple[Any, ...]:
-    """One row of the coverage table, from the number of structures to the volume per atom."""
-    n = len(part)
-    elements = Counter(symbol for one in part.atoms for symbol in one.symbols)
-    counts = [sum(getattr(label, name) is not None for label in part.labels) for name in Properties._fields]
-    forces = torch.cat([label.forces for label in part.labels if label.forces is not None] or [torch.zeros(0, 3)])
-    volumes = [one.get_volume() / len(one) for one in part.atoms if one.pbc.all()]
-    return (
-        n,
-        sum(elements.values()),
-        " ".join(sorted(elements)),
-        *(f"{count}/{n}" for count in counts),
-        forces.square().mean().sqrt().item() if len(forces) else None,
-        forces.norm(dim=1).max().item() if len(forces) else None,
-        min(_smallest_distance(one) for one in part.atoms),
-        f"{min(volumes):.2f} to {max(volumes):.2f}" if volumes else None,
-    )
+def _pair_counts(atoms: Sequence[Atoms], cutoff: float) -> NDArray[np.int64]:
+    if isinstance(atoms, Rows):
+        return atoms.pair_counts(cutoff)
+    if isinstance(atoms, Joined):
+        return np.concatenate([_pair_counts(part, cutoff) for part in atoms.parts])
+    if isinstance(atoms, View) and not isinstance(atoms.whole, list):
+        # All of a store are counted where most are wanted: the next who asks finds them there.
+        if 2 * len(atoms) > len(atoms.whole):
+            return _pair_counts(atoms.whole, cutoff)[atoms.places]
+        have = atoms.whole.known_pair_counts(cutoff) if isinstance(atoms.whole, Rows) else np.zeros(0, np.int64)
+        if len(atoms) == 0 or atoms.places.max() < len(have):
+            return have[atoms.places]
+    return np.array([pair_count(one, cutoff) for one in atoms], dtype=np.int64)
 
 
-def _smallest_distance(atoms: Atoms) -> float:
-    """Å, periodic images included; infinite for one isolated atom or atoms more than 16 Å apart."""
-    for cutoff in (1.0, 2.0, 4.0, 8.0, 16.0):
-        pairs = neighbors.search(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
-        if len(pairs.center):
-            return float(np.linalg.norm(neighbors.vectors(pairs, atoms.positions, atoms.cell.array), axis=1).min())
-    return float("inf")
+def pair_count(atoms: Atoms, cutoff: float) -> int:
+    """Directed pairs of a structure within the cutoff in Å."""
+    return len(neighbors.search(atoms.positions, atoms.cell.array, atoms.pbc, cutoff).center)
 
 
-def _fingerprint(atoms: Atoms) -> bytes:
-    """Equal for structures that differ only by a translation, wrapping, and rounding."""
-    cell = complete_cell(atoms.cell.array) if atoms.pbc.any() else np.eye(3)
-    fractional = np.linalg.solve(cell.T, (atoms.positions - atoms.positions[0]).T).T
-    steps = np.rint(fractional * 1e5).astype(np.int64)
-    steps[:, atoms.pbc] %= 100_000
-    lattice = np.rint(cell * 1e5).astype(np.int64)
-    return b"|".join(part.tobytes() for part in (atoms.numbers.astype(np.int64), atoms.pbc, lattice, steps))
+def _energy_of(label: Properties) -> float:
+    return np.nan if label.energy is None else float(label.energy)

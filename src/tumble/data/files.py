@@ -1,43 +1,46 @@
-"""Files of structures, labelled or not, in any format that ASE reads, compressed or not."""
+"""Files of structures, labelled or not: stores, collections, and any format that ASE reads, compressed or not."""
 
 import bz2
 import glob
 import gzip
+import io
 import lzma
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Final, Literal
 
 import ase.db
 import ase.io
-import numpy as np
-import torch
 from ase import Atoms
-from ase.stress import voigt_6_to_full_3x3_stress
-from numpy.typing import NDArray
-from torch import Tensor
 
 from tumble.batch import Properties
-from tumble.data.dataset import Dataset
-
-Label = Literal["energy", "forces", "stress"]
-
-PLAIN_KEYS: Mapping[str, tuple[str, ...]] = {
-    "energy": ("energy", "REF_energy"),
-    "forces": ("forces", "REF_forces"),
-    "stress": ("stress", "REF_stress", "virial", "virials", "REF_virial", "REF_virials"),
-}
-"""Where a label is looked for when the user names no key: calculator results, then `info` and `arrays`."""
+from tumble.data import aselmdb, extxyz, records
+from tumble.data.dataset import Dataset, joined
+from tumble.data.extxyz import Unread
+from tumble.data.facts import weight_of
+from tumble.data.labels import Keys, Label, check_all, check_present, check_some, check_structure, labels
+from tumble.data.store import Store, is_store
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 
+XYZ = (".xyz", ".extxyz")
+
+LMDB = (".aselmdb", ".lmdb")
+
+JSON = (".json", ".jsonl")
+
 STRUCTURE_FILES = (
     *(".xyz", ".extxyz", ".cif", ".vasp", ".poscar", ".pdb", ".gen", ".xsf", ".res", ".cell"),
-    *(".mol", ".sdf", ".gro", ".traj", ".db"),
+    *(".mol", ".sdf", ".gro", ".traj", ".db", ".aselmdb"),
 )
 """What the names of files end in that are read where a folder is named."""
+
+HEAD: Final = 1 << 20
+"""Characters of a JSON file that are looked at to know what it is."""
 
 
 def read(
@@ -57,8 +60,9 @@ def read(
     volume has no stress: none is asked of it, and one that a file states for it is not used.
 
     Args:
-        files: a file, a glob pattern, or several; extxyz, ASE db, or any format that ASE reads, also compressed
-            (.gz, .bz2, .xz, .zst).
+        files: a file, a glob pattern, or several; extxyz, ASE db, .aselmdb, MPtrj or MatPES JSON, or any format that
+            ASE reads, also compressed (.gz, .bz2, .xz, .zst). A store is not loaded: its structures are read when
+            they are asked for.
         energy_key: name of the energy in `info` or the calculator's results, if it is another than those above.
         forces_key: name of the forces in `arrays` or the calculator's results.
         stress_key: name of the stress or virial in `info` or the calculator's results.
@@ -67,28 +71,73 @@ def read(
 
     Raises:
         ValueError: no such file, an unreadable or empty one, a missing label, NaN or infinite labels or positions.
-        ImportError: a .zst file without the module zstandard.
+        ImportError: a .zst file without the module zstandard, an .aselmdb file without the module lmdb.
+    """
+    keys: Keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    required = required_labels(keys, require, missing)
+    paths = expand(files, folders=False)
+    if all(map(is_store, paths)) and (named := [f"{label}_key" for label, key in keys.items() if key]):
+        raise ValueError(
+            f"{named[0]} is given, but a store holds labels without the names they had: they were chosen when it was "
+            f"made. Remove {named[0]}, or make the store with it."
+        )
+    parts = []
+    for is_kept, some in groupby(paths, is_store):
+        if is_kept:
+            parts += [_opened(path, required, missing) for path in some]
+        else:
+            parts.append(_read_all(some, keys, required, missing))
+    dataset = joined(parts)
+    check_some(dataset, required, keys)
+    return dataset
+
+
+def required_labels(keys: Keys, require: Sequence[str], missing: str) -> list[str]:
+    """The labels that are required or have a key, in their order.
+
+    Raises:
+        ValueError: a choice that there is not.
     """
     if missing not in ("error", "mask"):
         raise ValueError(f"missing={missing!r} is not a choice; expected 'error' or 'mask'.")
-    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     if unknown := set(require) - set(keys):
         raise ValueError(f"cannot require {sorted(unknown)}: no such label. Expected some of energy, forces, stress.")
-    required = [label for label, key in keys.items() if label in require or key is not None]
-    atoms, labels, sources = [], [], []
-    for path in expand(files, folders=False):
-        for frame, one in enumerate(_read_file(path)):
-            source = f"{path}:{frame}"
-            _check_structure(one, source)
-            found = _labels(one, keys, source)
-            if missing == "error":
-                _check_present(one, found, required, keys, source)
-            sources.append(source)
-            labels.append(found)
-            atoms.append(one.copy())
-    dataset = Dataset(atoms, labels, sources)
-    _check_some(dataset, required, keys)
+    return [label for label, key in keys.items() if label in require or key is not None]
+
+
+def _opened(path: Path, required: Sequence[str], missing: str) -> Dataset:
+    dataset = Store.open(path).dataset()
+    if len(dataset) == 0:
+        raise ValueError(f"{str(path)!r} is empty; at least one structure was expected.")
+    if missing == "error":
+        check_all(dataset, required)
     return dataset
+
+
+def _read_all(paths: Iterable[Path], keys: Keys, required: Sequence[str], missing: str) -> Dataset:
+    entries = [
+        labelled(f"{path}:{frame}", one, keys, required if missing == "error" else ())
+        for path in paths
+        for frame, one in _read_file(path)
+    ]
+    sources, atoms, found = zip(*entries, strict=True)
+    return Dataset(list(atoms), list(found), list(sources))
+
+
+def labelled(source: str, atoms: Atoms, keys: Keys, required: Sequence[str]) -> tuple[str, Atoms, Properties]:
+    """A structure as it came out of a file, checked, and parted from its labels.
+
+    Raises:
+        ValueError: names the source, and what is wrong with it.
+    """
+    check_structure(atoms, source)
+    found = labels(atoms, keys, source)
+    check_present(atoms, found, required, keys, source)
+    try:
+        weight_of(atoms)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return source, atoms.copy(), found
 
 
 def frames(files: str | Path | Sequence[str | Path]) -> Iterator[tuple[str, Atoms]]:
@@ -102,12 +151,12 @@ def frames(files: str | Path | Sequence[str | Path]) -> Iterator[tuple[str, Atom
 
     Raises:
         ValueError: no such file, an unreadable or empty one, NaN or infinite positions; in its turn.
-        ImportError: a .zst file without the module zstandard.
+        ImportError: a .zst file without the module zstandard, an .aselmdb file without the module lmdb.
     """
     for path in expand(files, folders=True):
-        for frame, one in enumerate(_read_file(path)):
+        for frame, one in _read_file(path):
             source = f"{path}:{frame}"
-            _check_structure(one, source)
+            check_structure(one, source)
             one.calc = None
             yield source, one
 
@@ -129,6 +178,9 @@ def expand(files: str | Path | Sequence[str | Path], *, folders: bool) -> list[P
         if not matches:
             raise ValueError(f"there is no file {str(name)!r} (and nothing matches it as a pattern). Check the path.")
         for path in matches:
+            if is_store(path):
+                paths.append(path)
+                continue
             if path.is_dir() and not folders:
                 raise ValueError(f"{str(path)!r} is a folder; a file was expected. Use a pattern such as '*.extxyz'.")
             paths += _files_in(path) if path.is_dir() else [path]
@@ -153,22 +205,113 @@ def _files_in(folder: Path) -> list[Path]:
     return found
 
 
-def _read_file(path: Path) -> Iterator[Atoms]:
-    if path.suffix not in PACKED:
-        yield from _read_plain(path, path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / path.stem
+def _read_file(path: Path) -> Iterator[tuple[int, Atoms]]:
+    return ((frame, parse()) for frame, parse in unread(path))
+
+
+def unread(path: Path, start: int = 0) -> Iterator[Unread]:
+    """The frames of a file one after another, each parsed when it is asked for.
+
+    Args:
+        path: of a file, or of a store.
+        start: frames before this one are passed over.
+
+    Raises:
+        ValueError: the file holds nothing, or cannot be read on; in its turn.
+        ImportError: a module is missing.
+    """
+    if path.is_file() and (path.stat().st_size == 0 or (path.stat().st_size < 4096 and not path.read_bytes().strip())):
+        raise ValueError(f"{str(path)!r} is empty; at least one structure was expected.")
+    found, is_empty = _frames_of(path, start), start == 0
+    while True:
         try:
+            one = next(found, None)
+        except ImportError:
+            raise
+        except Exception as error:  # every format fails in its own way
+            raise _unreadable(path, str(path), error) from error
+        if one is None:
+            break
+        is_empty = False
+        frame, parse = one
+        yield frame, _named(path, f"{path}:{frame}", parse)
+    if is_empty:
+        raise ValueError(f"{str(path)!r} holds no structure; at least one was expected.")
+
+
+def _named(path: Path, source: str, parse: Callable[[], Atoms]) -> Callable[[], Atoms]:
+    def named() -> Atoms:
+        try:
+            return parse()
+        except Exception as error:
+            raise _unreadable(path, source, error) from error
+
+    return named
+
+
+def _unreadable(path: Path, source: str, error: Exception) -> ValueError:
+    if path.suffix in PACKED and isinstance(error, OSError | EOFError | lzma.LZMAError | zlib.error):
+        return ValueError(f"cannot decompress {source!r}: {error}. Is it complete, and what it says?")
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return ValueError(
+        f"cannot read {source!r}: {kind}{error}. It is truncated, or not in a format that tumble or ASE reads."
+    )
+
+
+def _frames_of(path: Path, start: int) -> Iterator[Unread]:
+    """What reads the frames of a file, by the end of its name."""
+    inner = Path(path.stem) if path.suffix in PACKED else path
+    if is_store(path):
+        yield from _frames_of_store(path, start)
+    elif inner.suffix in XYZ:
+        with _text(path) as file:
+            yield from extxyz.frames(file, start)
+    elif inner.suffix in JSON and _is_collection(path):
+        with _text(path) as file:
+            yield from records.frames(file, start, is_lines=inner.suffix == ".jsonl")
+    elif path.suffix in PACKED:
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / path.stem
             with _open(path) as packed, plain.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked)
-        except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-            raise ValueError(f"cannot decompress {str(path)!r}: {error}. Is it complete, and what it says?") from error
-        yield from _read_plain(plain, path)
+            yield from _frames_of(plain, start)
+    elif path.suffix in LMDB:
+        yield from aselmdb.frames(path, start)
+    else:
+        yield from enumerate(map(_given, _parsed(path, start)), start)
+
+
+def _parsed(path: Path, start: int) -> Iterator[Atoms]:
+    if path.suffix == ".db":  # read row by row, because ase.io.read drops what a row says besides results
+        for row in ase.db.connect(str(path)).select(offset=start):
+            yield row.toatoms(add_additional_information=True)
+    else:
+        yield from ase.io.iread(str(path), index=f"{start}:", do_not_split_by_at_sign=True)
+
+
+def _frames_of_store(path: Path, start: int) -> Iterator[Unread]:
+    dataset = Store.open(path).dataset()
+    for frame in range(start, len(dataset)):
+        yield frame, _given(dataset.atoms[frame])
+
+
+def _given(atoms: Atoms) -> Callable[[], Atoms]:
+    return lambda: atoms
+
+
+def _is_collection(path: Path) -> bool:
+    with _text(path) as file:
+        return records.is_collection(file.read(HEAD))
+
+
+def _text(path: Path) -> IO[str]:
+    return io.TextIOWrapper(_open(path), encoding="utf-8")
 
 
 def _open(path: Path) -> BinaryIO:
-    """The decompressed bytes of a file."""
+    """The bytes of a file, decompressed."""
+    if path.suffix not in PACKED:
+        return path.open("rb")
     if path.suffix == ".zst":
         try:
             import zstandard
@@ -179,150 +322,3 @@ def _open(path: Path) -> BinaryIO:
     opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[path.suffix]
     unpacked: BinaryIO = opener(path, "rb")
     return unpacked
-
-
-def _read_plain(path: Path, shown: Path) -> Iterator[Atoms]:
-    """All structures of a file that is not compressed, as they are read; `shown` is its name in errors."""
-    if path.stat().st_size == 0 or (path.stat().st_size < 4096 and not path.read_bytes().strip()):
-        raise ValueError(f"{str(shown)!r} is empty; at least one structure was expected.")
-    is_extxyz = path.suffix in (".xyz", ".extxyz")
-    found = _frames_of(path, "extxyz" if is_extxyz else None)
-    n_structures = n_lines = 0
-    while True:
-        try:
-            one = next(found, None)
-        except Exception as error:  # every format of ASE fails in its own way
-            raise ValueError(
-                f"cannot read {str(shown)!r}: {type(error).__name__}: {error}. "
-                "It is truncated, or not in a format that ASE reads."
-            ) from error
-        if one is None:
-            break
-        n_structures, n_lines = n_structures + 1, n_lines + len(one) + 2
-        yield one
-    if n_structures == 0:
-        raise ValueError(f"{str(shown)!r} holds no structure; at least one was expected.")
-    if is_extxyz:
-        _check_end(path, shown, n_structures, n_lines)
-
-
-def _frames_of(path: Path, form: str | None) -> Iterator[Atoms]:
-    if path.suffix == ".db":  # read row by row, because ase.io.read drops what a row says besides results
-        for row in ase.db.connect(str(path)).select():
-            yield row.toatoms(add_additional_information=True)
-    else:
-        yield from ase.io.iread(str(path), index=":", format=form, do_not_split_by_at_sign=True)
-
-
-def _check_end(path: Path, shown: Path, n_structures: int, n_read: int) -> None:
-    """ASE stops at a blank line without a word: refuse a file of which it did not see the end."""
-    n_lines, has_vectors = 0, False
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            n_lines = number if line.strip() else n_lines
-            has_vectors = has_vectors or line.startswith(b"VEC")
-    if n_lines > n_read and not has_vectors:
-        raise ValueError(
-            f"{str(shown)!r} has {n_lines} lines, but its first {n_structures} structures end at line {n_read}: "
-            "a blank or foreign line lies between structures. Remove it."
-        )
-
-
-def _check_structure(atoms: Atoms, source: str) -> None:
-    if len(atoms) == 0:
-        raise ValueError(f"{source} has no atoms; at least one was expected. Remove it from the file.")
-    for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
-        if bad := int((~np.isfinite(values)).sum()):
-            raise ValueError(f"{source} has {bad} NaN or infinite numbers in its {name}. Repair or remove it.")
-
-
-def _can_have(label: str, atoms: Atoms) -> bool:
-    return label != "stress" or bool(atoms.pbc.any() and abs(np.linalg.det(atoms.cell.array)) > 1e-3)
-
-
-def _stored(atoms: Atoms) -> dict[str, Any]:
-    """Everything a file says about a structure, by name; calculator results win over `info` and `arrays`."""
-    stored: dict[str, Any] = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
-    for extra in ("key_value_pairs", "data"):  # where an ASE database keeps them
-        stored |= atoms.info.get(extra, {})
-    stored |= atoms.info
-    return stored | atoms.calc.results if atoms.calc is not None else stored
-
-
-def _labels(atoms: Atoms, keys: Mapping[str, str | None], source: str) -> Properties:
-    """Labels of one structure, checked."""
-    stored = _stored(atoms)
-    found: dict[str, Tensor | None] = {}
-    for label, given in keys.items():
-        candidates = PLAIN_KEYS[label] if given is None else (given,)
-        values = {
-            key: _label(label, key, stored[key], atoms, source)
-            for key in candidates
-            if stored.get(key) is not None and _can_have(label, atoms)
-        }
-        if len(values) > 1:
-            (first, one), *others = values.items()
-            for other, two in others:
-                if not np.allclose(one, two, rtol=1e-5, atol=1e-6):
-                    raise ValueError(
-                        f"{source} has {label} both as {first!r} and as {other!r}, and they differ by "
-                        f"{np.abs(one - two).max():.3g}. Say which with {label}_key."
-                    )
-        found[label] = torch.from_numpy(next(iter(values.values()))) if values else None
-    return Properties(**found)
-
-
-def _label(label: str, key: str, value: Any, atoms: Atoms, source: str) -> NDArray[np.float64]:
-    """One label as a float64 array of the right shape, finite and, if it is a virial, turned into a stress."""
-    shapes = {"energy": "()", "forces": f"({len(atoms)}, 3)", "stress": "(3, 3), (9,) or (6,)"}
-    try:
-        array = np.array(value, dtype=np.float64)
-        if label == "energy":
-            array = array.reshape(())
-        elif label == "forces":
-            if array.shape != (len(atoms), 3):
-                raise ValueError
-        else:
-            array = voigt_6_to_full_3x3_stress(array) if array.shape == (6,) else array.reshape(3, 3)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{source}: {label} {key!r} is {np.shape(value)} {type(value).__name__}, expected numbers of shape "
-            f"{shapes[label]}. Repair the file or give {label}_key."
-        ) from error
-    if bad := int((~np.isfinite(array)).sum()):
-        raise ValueError(f"{source}: {label} {key!r} has {bad} NaN or infinite numbers. Repair or remove it.")
-    if label == "stress":
-        array = -array / atoms.get_volume() if "virial" in key.lower() else array
-        if (skew := np.abs(array - array.T).max() / 2) > 1e-4 * np.abs(array).max() + 1e-6:
-            raise ValueError(f"{source}: {key!r} is not symmetric, by {skew:.3g} eV/Å³. Check its layout and units.")
-        array = (array + array.T) / 2
-    return array
-
-
-def _check_present(
-    atoms: Atoms, found: Properties, required: Sequence[str], keys: Mapping[str, str | None], source: str
-) -> None:
-    for label in required:
-        if getattr(found, label) is None and _can_have(label, atoms):
-            tried = keys[label] or ", ".join(PLAIN_KEYS[label])
-            there = ", ".join(sorted(_stored(atoms))) or "nothing"
-            raise ValueError(
-                f"{source} lacks {_article(label)} (looked for {tried}; it has: {there}). "
-                f"Give {label}_key, remove the structure, or read with missing='mask'."
-            )
-
-
-def _check_some(dataset: Dataset, required: Sequence[str], keys: Mapping[str, str | None]) -> None:
-    for label in required:
-        able = [_can_have(label, one) for one in dataset.atoms]
-        known = [getattr(one, label) is not None for one in dataset.labels]
-        if any(able) and not any(known):
-            tried = keys[label] or ", ".join(PLAIN_KEYS[label])
-            raise ValueError(
-                f"none of {len(dataset)} structures has {_article(label)} (looked for {tried}). "
-                f"Give {label}_key, or require only what the files have."
-            )
-
-
-def _article(label: str) -> str:
-    return {"energy": "an energy", "forces": "forces", "stress": "a stress"}[label]

@@ -18,7 +18,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from tumble import data
-from tumble.batch import Properties
+from tumble.batch import Batch, Properties, split
 from tumble.packs import stream
 from tumble.potential import Model, Potential
 from tumble.results import Cell, Progress, Table, number
@@ -27,10 +27,14 @@ from tumble.units import EV_PER_A3_TO_GPa
 MARK: Final = "tumble"
 """Key of the mark in the second line of a frame: which structure and which potential the answer belongs to."""
 
+UNKNOWN: Final = Properties()
+
 ROWS: Final = 10
 """Answers that the table at the end shows."""
 
 COLUMNS: Final = ("structure", "formula", "energy (eV)", "per atom (eV)", "largest force (eV/Å)", "pressure (GPa)")
+DOUBTS: Final = ("± per atom (eV)", "± forces (eV/Å)")
+"""Columns of a potential that knows its uncertainty; of forces the root mean square over components."""
 
 
 def predict_files(
@@ -40,12 +44,14 @@ def predict_files(
     *,
     resume: bool = False,
     pairs_per_batch: int | None = None,
+    uncertainty: bool = True,
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> Table:
     """Energy, forces and stress of every structure in some files, written to another file as they come.
 
     Few batches are in memory, however many structures there are. Frames are written whole, so an interrupted run leaves
-    a file that reads well, and each carries a mark by which `resume` knows it.
+    a file that reads well, and each carries a mark by which `resume` knows it. A potential that knows its uncertainty
+    gives energy_uncertainty (eV, in the second line) and forces_uncertainty (eV/Å, one for each component) too.
 
     Args:
         potential: any Potential.
@@ -54,6 +60,7 @@ def predict_files(
         resume: keep the frames of the output, if they are answers of this potential about these structures, and go on
             behind the last that is complete.
         pairs_per_batch: as in `tumble.predict`.
+        uncertainty: False leaves uncertainties out; those of forces take longer than the answers.
         tell: called after each batch, with the number of structures; their total is not known.
 
     Returns:
@@ -68,17 +75,49 @@ def predict_files(
     paths = data.expand([str(file) for file in files], folders=True)
     if target is not None:
         _check_apart(target, paths, files)
-    feed = _Feed(paths, "" if target is None else digest(potential), target if resume else None)
-    answers = stream(potential, feed, pairs_per_batch=pairs_per_batch, tell=tell, name=lambda index: feed.newest)
-    summary, out = _Summary(), _Output(target, keep=resume)
+    doubting = _Doubting(potential) if uncertainty and potential.has_uncertainty else None
+    marked = "" if target is None else digest(potential) + ("" if doubting is None else " and its uncertainty")
+    feed = _Feed(paths, marked, target if resume else None)
+    asked = potential if doubting is None else doubting
+    answers = stream(asked, feed, pairs_per_batch=pairs_per_batch, tell=tell, name=lambda index: feed.newest)
+    summary, out = _Summary(has_doubts=doubting is not None), _Output(target, keep=resume)
     try:
         for atoms, answer in answers:
             source, mark = feed.given.popleft()
-            out.add(atoms, answer, mark)
-            summary.add(source, atoms, answer)
+            doubt = UNKNOWN if doubting is None else doubting.found.popleft()
+            out.add(labelled(atoms, answer, mark, doubt))
+            summary.add(source, atoms, answer, doubt)
     finally:
         out.close()
     return summary.table(feed.n_kept, target)
+
+
+@final
+class _Doubting(Potential):
+    """A potential that puts aside what each of its answers may be off by.
+
+    found: of each structure that was answered about, in their order.
+    """
+
+    def __init__(self, inner: Potential) -> None:
+        super().__init__()
+        self.inner, self.cutoff, self.species = inner, inner.cutoff, inner.species
+        self.is_conservative, self.is_batched = inner.is_conservative, inner.is_batched
+        self.found: deque[Properties] = deque()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inner.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    def forward(self, batch: Batch) -> Properties:
+        answer: Properties = self.inner(batch)
+        doubts = split(self.inner.uncertainties(batch, forces=self.inner.has_forces_uncertainty), batch)
+        self.found.extend(doubts)  # the last step: what runs out of memory before it is asked about again
+        return answer
 
 
 def digest(potential: Potential) -> str:
@@ -149,13 +188,19 @@ def complete_frames(path: Path) -> Iterator[Frame]:
             yield Frame(found.group(1) if found else "", end)
 
 
-def labelled(atoms: Atoms, answer: Properties, mark: str = "") -> Atoms:
-    """A copy of the structure that carries its answer as ASE calculators do, and its mark."""
+def labelled(atoms: Atoms, answer: Properties, mark: str = "", doubt: Properties = UNKNOWN) -> Atoms:
+    """A copy of the structure that carries its answer as ASE calculators do, its mark, and what is known of errors."""
     copy = atoms.copy()
+    copy.info.pop("energy_uncertainty", None)  # of another answer
+    copy.arrays.pop("forces_uncertainty", None)
     # A line break would end the second line of a frame early.
     copy.info = {key: " ".join(one.split("\n")) if isinstance(one, str) else one for key, one in copy.info.items()}
     if mark:
         copy.info[MARK] = mark
+    if doubt.energy is not None:
+        copy.info["energy_uncertainty"] = float(doubt.energy)
+    if doubt.forces is not None:
+        copy.arrays["forces_uncertainty"] = doubt.forces.double().numpy()
     known: dict[str, Any] = {}
     if answer.energy is not None:
         known["energy"] = float(answer.energy)
@@ -230,7 +275,7 @@ class _Output:
         self._path, self._keep = path, keep
         self._file: BinaryIO | None = None
 
-    def add(self, atoms: Atoms, answer: Properties, mark: str) -> None:
+    def add(self, atoms: Atoms) -> None:
         if self._path is None:
             return
         if self._file is None:
@@ -238,7 +283,7 @@ class _Output:
             # Without a buffer, so that a frame is in the file as soon as it is written, and as a whole.
             self._file = open(self._path, "ab" if self._keep else "wb", buffering=0)  # noqa: SIM115
         text = io.StringIO()
-        ase.io.write(text, labelled(atoms, answer, mark), format="extxyz")
+        ase.io.write(text, atoms, format="extxyz")
         frame, start = text.getvalue().encode(), self._file.seek(0, io.SEEK_END)
         n_bytes = 0
         try:
@@ -261,23 +306,31 @@ class _Output:
 class _Summary:
     """The first answers, and a few numbers of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_doubts: bool) -> None:
         self._rows: list[tuple[Cell, ...]] = []
+        self._columns = COLUMNS + DOUBTS * has_doubts
+        self._least_sure: tuple[float, str] = (-1.0, "")
         self._start = time.monotonic()
         self._n = self._n_atoms = 0
         self._worst: tuple[float, str] = (-1.0, "")
 
-    def add(self, source: str, atoms: Atoms, answer: Properties) -> None:
+    def add(self, source: str, atoms: Atoms, answer: Properties, doubt: Properties) -> None:
         name = Path(source).name
         force = None if answer.forces is None else float(answer.forces.norm(dim=1).max())
         self._n, self._n_atoms = self._n + 1, self._n_atoms + len(atoms)
         self._worst = max(self._worst, (-1.0 if force is None else force, name))
+        doubts = (
+            None if doubt.energy is None else float(doubt.energy) / len(atoms),
+            None if doubt.forces is None else float(doubt.forces.square().mean().sqrt()),
+        )
+        self._least_sure = max(self._least_sure, (-1.0 if doubts[0] is None else doubts[0], name))
         if len(self._rows) == ROWS:
             return
         energy = float("nan") if answer.energy is None else float(answer.energy)
         pressure = None if answer.stress is None else -float(answer.stress.trace()) / 3 * EV_PER_A3_TO_GPa
         per_atom = f"{energy / len(atoms):.6f}"
-        self._rows.append((name, atoms.get_chemical_formula(), f"{energy:.6f}", per_atom, force, pressure))
+        row = (name, atoms.get_chemical_formula(), f"{energy:.6f}", per_atom, force, pressure, *doubts)
+        self._rows.append(row[: len(self._columns)])
 
     def table(self, n_kept: int, output: Path | None) -> Table:
         seconds = time.monotonic() - self._start
@@ -286,9 +339,13 @@ class _Summary:
             notes.append(f"the first {len(self._rows)} are shown")
             if self._worst[0] >= 0:
                 notes.append(f"the largest force of all, {number(self._worst[0])} eV/Å, is in {self._worst[1]}")
+            if self._least_sure[0] >= 0:
+                notes.append(
+                    f"the least certain of all, ± {number(self._least_sure[0])} eV, is in {self._least_sure[1]}"
+                )
         if n_kept:
             notes.append(f"{n_kept} more were in {output} already")
-        return Table("predictions", COLUMNS, self._rows, "; ".join(notes))
+        return Table("predictions", self._columns, self._rows, "; ".join(notes))
 
 
 def _check_apart(output: Path, paths: Sequence[Path], files: Sequence[str | Path]) -> None:

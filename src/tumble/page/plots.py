@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumble.page.palette import INK, LIGHT, PAPER, RULE, SOFT, themed
+from tumble.page.palette import INK, LIGHT, PAPER, RULE, SOFT, STEPS, themed
 from tumble.page.pictures import Key, Picture
 from tumble.results import Curve, Series, number
 
@@ -23,6 +23,11 @@ DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5
 MARKERS = ("o", "s", "^", "D", "v", "P")
 RASTERIZED_FROM = 1500
 """Points above which a cloud is stored as an image: smaller, and the eye sees no difference."""
+DENSE_FROM = 2000
+"""Points above which a parity plot of one series shows how many there are in each of `CELLS` x `CELLS` cells."""
+CELLS = 90
+PALEST = 2
+"""First step of the sequential scale that stands out from the paper."""
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -192,7 +197,7 @@ def _draw_histogram(axes: "Axes", curve: Curve) -> None:
 
 
 def _draw_parity(axes: "Axes", curve: Curve) -> None:
-    _draw_scatter(axes, curve)
+    (_draw_density if _is_dense(curve) else _draw_scatter)(axes, curve)
     shown = np.concatenate([np.stack([one.x, one.y]) for one in curve.series], axis=1)[:, _shown(curve)]
     low, high = float(shown.min()), float(shown.max())
     if axes.get_xscale() == "log":
@@ -204,6 +209,34 @@ def _draw_parity(axes: "Axes", curve: Curve) -> None:
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
+
+
+def _is_dense(curve: Curve) -> bool:
+    return curve.kind == "parity" and len(curve.series) == 1 and int(_shown(curve).sum()) > DENSE_FROM
+
+
+def _draw_density(axes: "Axes", curve: Curve) -> None:
+    """Points counted in cells, whose colours go in steps of equal ratio; a cell without a point stays empty."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    points = np.stack(_numbers_of(curve.series[0]))[:, _shown(curve)]
+    is_log = axes.get_xscale() == "log"
+    x, y = np.log(points) if is_log else points
+    ends = (min(x.min(), y.min()), max(x.max(), y.max()))
+    counts, edges, _ = np.histogram2d(x, y, CELLS, (ends, ends))
+    edges = np.exp(edges) if is_log else edges
+    steps = STEPS - PALEST
+    level = np.ceil(np.log1p(counts) / np.log1p(counts.max()) * steps).astype(int) - 1
+    for step in range(steps):
+        # One path of all cells of a colour: a hundred times smaller than a mesh.
+        square = [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]
+        cells = [Path(edges[cell + np.array(square)], closed=True) for cell in np.argwhere(level == step)]
+        if cells:
+            colour = LIGHT[f"q{step + PALEST}"]
+            axes.add_patch(
+                PathPatch(Path.make_compound_path(*cells), facecolor=colour, edgecolor=colour, linewidth=0.2, zorder=2)
+            )
 
 
 _DRAW: dict[str, Callable[["Axes", Curve], None]] = {
@@ -256,7 +289,7 @@ def _ticks(axes: "Axes") -> None:
 def _decade(value: float) -> str:
     power = np.log10(value)
     if -3 <= power <= 4:
-        return f"{value:.4g}"
+        return f"{value:.5g}"
     return number(value, 1).replace("1\u202f×\u202f", "")
 
 
@@ -270,7 +303,8 @@ def _numbers(curve: Curve) -> str:
             error = _finite(y - x)
             if len(error):
                 mean, square = number(float(np.abs(error).mean())), number(float(np.sqrt(np.square(error).mean())))
-                said.append(f"{name}MAE {mean}, RMSE {square}, {len(error)} points")
+                dense = ", more where it is darker" if _is_dense(curve) else ""
+                said.append(f"{name}MAE {mean}, RMSE {square}, {len(error)} points{dense}")
         elif curve.kind == "histogram" and not np.size(one.y):
             x = _finite(one.x)
             if len(x):

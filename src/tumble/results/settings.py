@@ -142,33 +142,34 @@ def _rows(cls: type[Settings], values: Settings | None) -> list[Setting]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
             rows.extend(row._replace(name=f"{name}.{row.name}") for row in _rows(field.annotation, default))
         else:
-            shown = "required" if required else _in_yaml(default)
-            rows.append(Setting(name, _type_name(field.annotation), shown, field.description or ""))
+            shown = "required" if required else in_yaml(default)
+            rows.append(Setting(name, type_name(field.annotation), shown, field.description or ""))
     return rows
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
+    """What a setting may be, in a few words."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation in (None, NoneType):
         return "null"
     if origin is Literal:
         return " | ".join(str(value) for value in inner)
     if origin in (Union, UnionType):
-        return " | ".join(_type_name(one) for one in inner)
+        return " | ".join(type_name(one) for one in inner)
     if origin is tuple and Ellipsis not in inner:
-        return f"({', '.join(_type_name(one) for one in inner)})"
+        return f"({', '.join(type_name(one) for one in inner)})"
     if origin in (tuple, list, set, frozenset):
-        return f"list of {_type_name(inner[0])}"
+        return f"list of {type_name(inner[0])}"
     if origin is dict:
-        return f"mapping of {_type_name(inner[0])} to {_type_name(inner[1])}"
+        return f"mapping of {type_name(inner[0])} to {type_name(inner[1])}"
     if origin is not None and hasattr(annotation, "__metadata__"):
-        return _type_name(inner[0])
+        return type_name(inner[0])
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " | ".join(str(member.value) for member in annotation)
     return getattr(annotation, "__name__", str(annotation))
 
 
-def _in_yaml(value: Any) -> str:
+def in_yaml(value: Any) -> str:
     """A value as one would write it in YAML."""
     plain = _Any(value=value).model_dump(mode="json")["value"]
     return plain if isinstance(plain, str) and plain else json.dumps(plain, ensure_ascii=False)

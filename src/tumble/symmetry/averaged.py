@@ -9,8 +9,9 @@ from tumble.batch import Batch, Properties
 from tumble.crystal import Aligned, SpaceGroup
 from tumble.orbit import mean_over, n_calls_for
 from tumble.packs import part
-from tumble.potential import Potential
+from tumble.potential import Potential, check_species
 from tumble.rotations import Rotations
+from tumble.symmetry.deviations import mean_deviations
 from tumble.symmetry.operations import operations
 
 PRUNING_TOLERANCE: Final = 1e-6
@@ -83,6 +84,37 @@ class Symmetrized(Potential):
         return Properties(
             energy, None if forces is None else forces.to(dtype), None if stress is None else stress.to(dtype)
         )
+
+    def deviations(self, batch: Batch, *, forces: bool = False) -> Properties:
+        """The mean of the inner potential's deviations over the same rule; their norm is the uncertainty of the mean.
+
+        Turned copies are wrong in nearly the same way: the uncertainty of the mean is that of the mean of the features,
+        not the mean of uncertainties and not √R times smaller.
+
+        Raises:
+            ValueError: the inner potential does not know how uncertain it is.
+        """
+        check_species(self.species, batch)
+        plan = self._plan(batch)
+        if isinstance(self.rotations, Rotations):
+            groups = [group for _, group in plan]
+            return mean_deviations(self.inner, batch, self.rotations, self.chunk, groups, forces=forces)
+        found = [
+            mean_deviations(self.inner, one, rule, self.chunk, [group], forces=forces)
+            for one, (rule, group) in zip(_singles(batch), plan, strict=True)
+        ]
+        columns = zip(*found, strict=True)
+        return Properties(*(None if any(f is None for f in column) else torch.cat(column, 1) for column in columns))
+
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether the inner potential has one."""
+        return self.inner.has_uncertainty
+
+    @property
+    def has_forces_uncertainty(self) -> bool:
+        """Whether the inner potential has one."""
+        return self.inner.has_forces_uncertainty
 
     def rules(self, batch: Batch) -> list[Rotations]:
         """The rule that each structure of a batch is averaged over."""

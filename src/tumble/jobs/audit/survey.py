@@ -8,6 +8,7 @@ from ase import Atoms
 
 from tumble.batch import Batch, Properties, has_volume
 from tumble.crystal import Resolution, check_resolution, space_group
+from tumble.jacobian import BY_CONSTRUCTION, NonConservation, non_conservation
 from tumble.jobs.audit.finding import Dynamics, Failure, Finding
 from tumble.jobs.audit.ladder import Tick, is_black_box, orbit_of, price, timed_call
 from tumble.jobs.audit.measures.contracts import contracts
@@ -23,8 +24,7 @@ from tumble.jobs.audit.measures.curvature import (
 )
 from tumble.jobs.audit.measures.drift import drift_of, turn_heating
 from tumble.jobs.audit.measures.floor import scatter
-from tumble.jobs.audit.measures.force_gap import force_gap
-from tumble.jobs.audit.measures.jacobian import non_conservation
+from tumble.jobs.audit.measures.force_gap import force_gap, is_gradient
 from tumble.jobs.audit.measures.loop import loop_work
 from tumble.jobs.audit.measures.rest import Rest, forbidden_at_rest
 from tumble.jobs.audit.measures.smoothness import smoothness
@@ -213,7 +213,7 @@ def _dynamics(
     if "dynamics" not in needed(settings.tasks) or subject.raw.forces is None:
         return Dynamics()
     potential, atoms, noise = subject.potential, subject.atoms, rounding.force_eV_per_A
-    lam = attempt("Jacobian", lambda: non_conservation(potential, atoms, rounding=noise))
+    lam = attempt("Jacobian", lambda: _non_conservation(potential, atoms, noise))
     spread = None if orbit is None else orbit.orbit.spread().forces
     return Dynamics(
         force_gap=attempt("force gap", lambda: force_gap(potential, atoms, rounding=rounding.energy_eV)),
@@ -223,6 +223,11 @@ def _dynamics(
         drift=None if lam is None else drift_of(lam, settings.temperature_K),
         turns=None if spread is None else turn_heating(spread.cpu().numpy(), atoms),
     )
+
+
+def _non_conservation(potential: Potential, atoms: Atoms, rounding: float) -> NonConservation | None:
+    """λ, measured unless it is zero by construction."""
+    return BY_CONSTRUCTION if is_gradient(potential) else non_conservation(potential, atoms, rounding=rounding)
 
 
 def _rounding(subject: Subject, orbit: Turned | None, attempt: Attempts) -> Rounding:

@@ -1,64 +1,76 @@
-"""Loss and errors: what predictions and labels have to do with one another."""
+"""Loss: what predictions and labels have to do with one another."""
 
-from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tumble.batch import Batch, Properties
-from tumble.jobs.train.settings import OrbitTerm, Phase, Target
-from tumble.units import MEV
-
-UNITS = {"energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
+from tumble.jobs.train.extras import OrbitTerm, Target
+from tumble.jobs.train.settings import Phase
 
 
-def residuals(answer: Properties, labels: Properties, batch: Batch) -> dict[str, Tensor]:
-    """Prediction minus label where there is a label: energy per atom eV, forces eV/Å, stress eV/Å³, each flat."""
-    counts = torch.bincount(batch.structure, minlength=batch.n_structures)
-    pairs: dict[str, tuple[Tensor | None, Tensor | None]] = {
-        "energy": (answer.energy, labels.energy),
-        "forces": (answer.forces, labels.forces),
-        "stress": (answer.stress, labels.stress),
-    }
-    errors = {}
-    for name, (predicted, known) in pairs.items():
-        if predicted is None or known is None:
+class Errors(NamedTuple):
+    """Prediction minus label, NaN where there is no label, None where nothing is compared.
+
+    energy: (S,) eV per atom.
+    forces: (N, 3) eV/Å.
+    stress: (S, 3, 3) eV/Å³.
+    """
+
+    energy: Tensor | None = None
+    forces: Tensor | None = None
+    stress: Tensor | None = None
+
+
+def errors(answer: Properties, labels: Properties, batch: Batch) -> Errors:
+    """What an answer about a batch is off by; a label that is not known is NaN, or None if none of its kind is."""
+    sizes = torch.bincount(batch.structure, minlength=batch.n_structures)
+
+    def between(predicted: Tensor | None, known: Tensor | None) -> Tensor | None:
+        return None if predicted is None or known is None else predicted - known.to(predicted.dtype)
+
+    energy = between(answer.energy, labels.energy)
+    forces, stress = between(answer.forces, labels.forces), between(answer.stress, labels.stress)
+    return Errors(None if energy is None else energy / sizes, forces, stress)
+
+
+def known(labels: Properties | Errors) -> Tensor:
+    """How many numbers are known of the energy, the forces and the stress, (3,) float64."""
+    counts = [torch.zeros((), dtype=torch.float64) if one is None else (~one.isnan()).sum().double() for one in labels]
+    return torch.stack([one.to(counts[1].device) for one in counts])
+
+
+def loss(
+    found: Errors, how: Phase | OrbitTerm, counts: Tensor | None = None, weights: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Weighted sum over the targets of the mean loss of their errors, (); without a gradient if nothing is known.
+
+    Args:
+        found: errors; an unknown one neither counts nor has a slope.
+        how: weights and kinds of loss.
+        counts: (3,) the numbers of errors that the means are over, where these are only some of them.
+        weights: (S,) and (N,) factors of the structures and of their atoms; 1 if not given.
+    """
+    counts = known(found) if counts is None else counts
+    targets = (how.energy, how.force, how.stress)
+    terms = []
+    for place, (error, target, count) in enumerate(zip(found, targets, counts, strict=True)):
+        if error is None or not target.weight:
             continue
-        error = predicted - known.to(predicted.dtype)
-        if name == "energy":
-            error = error / counts
-        errors[name] = error[~torch.isnan(known)]
-    return errors
-
-
-def loss(errors: Mapping[str, Tensor], how: Phase | OrbitTerm) -> Tensor:
-    """Weighted sum over the targets of the mean loss of their residuals, (); a constant 0 where no label is known."""
-    targets = {"energy": how.energy, "forces": how.force, "stress": how.stress}
-    terms = [
-        targets[name].weight * _mean_loss(error, targets[name]).float()
-        for name, error in errors.items()
-        if targets[name].weight > 0 and error.numel()
-    ]
+        there = ~error.isnan()
+        each = _each(torch.where(there, error, 0.0), target)
+        if weights is not None:
+            factor = weights[1] if place == 1 else weights[0]
+            each = each * factor.to(each.dtype).reshape(-1, *[1] * (each.dim() - 1))
+        terms.append(target.weight * (each.sum() / count.clamp(min=1.0)).float())
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
-def summary(errors: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Mean absolute and root-mean-square errors over many batches, in meV units, as "forces_mae" and so on."""
-    pooled: dict[str, list[Tensor]] = {}
-    for one in errors:
-        for name, error in one.items():
-            pooled.setdefault(name, []).append(error.detach().double().cpu())
-    numbers = {}
-    for name, parts in pooled.items():
-        error = torch.cat(parts) * MEV
-        if error.numel():
-            numbers[f"{name}_mae"] = float(error.abs().mean())
-            numbers[f"{name}_rmse"] = float(error.square().mean().sqrt())
-    return numbers
-
-
-def _mean_loss(error: Tensor, target: Target) -> Tensor:
+def _each(error: Tensor, target: Target) -> Tensor:
     if target.loss == "mse":
-        return error.square().mean()
-    return functional.smooth_l1_loss(error, torch.zeros_like(error), beta=target.delta)
+        return error.square()
+    if target.loss == "mae":
+        return error.abs()
+    return functional.smooth_l1_loss(error, torch.zeros_like(error), beta=target.delta, reduction="none")

@@ -5,19 +5,16 @@ from typing import Final
 
 import numpy as np
 import torch
-from ase import Atoms
 from torch import Tensor
 
 from tumble.batch import Batch, Properties, turn_back
 from tumble.data import Dataset
-from tumble.jobs.train.loss import loss, residuals
-from tumble.jobs.train.settings import OrbitTerm
-from tumble.orbit import mean_over, moments_over
+from tumble.jobs.train.extras import OrbitTerm
+from tumble.jobs.train.loss import Errors, errors, loss
+from tumble.orbit import mean_over
 from tumble.potential import Potential, collate_for
 from tumble.rotations import Rotations
-from tumble.units import MEV
 
-PROBE_RULE: Final = "T@generic"
 NODES: Final = {"opposite": "i", "tetrahedral": "T"}
 
 
@@ -45,7 +42,7 @@ def repeated(labels: Properties, n: int) -> Properties:
     return Properties(*(None if one is None else one.repeat(n, *[1] * (one.dim() - 1)) for one in labels))
 
 
-def deviations(answer: Properties, turns: Tensor, batch: Batch, n: int) -> dict[str, Tensor]:
+def deviations(answer: Properties, turns: Tensor, batch: Batch, n: int) -> Errors:
     """Answers about n turned copies, turned back, minus their mean.
 
     Args:
@@ -55,16 +52,24 @@ def deviations(answer: Properties, turns: Tensor, batch: Batch, n: int) -> dict[
         n: copies.
 
     Returns:
-        Energy per atom eV, forces eV/Å and stress eV/Å³, each flat, as `residuals` gives them.
+        Energy per atom (S,) eV, forces (N, 3) eV/Å, stress (S, 3, 3) eV/Å³.
     """
     back = turn_back(answer, turns, batch.structure)
     means = Properties(*(None if one is None else one.unflatten(0, (n, -1)).mean(0) for one in back))
-    return residuals(back, repeated(means, n), batch)
+    return errors(back, repeated(means, n), batch)
 
 
-def variance(answer: Properties, turns: Tensor, batch: Batch, term: OrbitTerm) -> Tensor:
-    """The orbit term, (): with squared losses an unbiased estimate of the variance, Σ_r |f_r - mean|² / (turns - 1)."""
-    return term.turns / (term.turns - 1) * loss(deviations(answer, turns, batch, term.turns), term)
+def variance(answer: Properties, turns: Tensor, batch: Batch, term: OrbitTerm, counts: Tensor | None = None) -> Tensor:
+    """The orbit term, (): with squared losses an unbiased estimate of the variance, Σ_r |f_r - mean|² / (turns - 1).
+
+    Args:
+        answer: about the turned batch.
+        turns: (S, 3, 3) how each structure of it was turned.
+        batch: copies of some structures, copy after copy.
+        term: how many copies, and what counts.
+        counts: as in `loss`.
+    """
+    return term.turns / (term.turns - 1) * loss(deviations(answer, turns, batch, term.turns), term, counts)
 
 
 class Anchors:
@@ -93,16 +98,3 @@ class Anchors:
             self._known[index] = mean_over(self.potential, one, self.rotations)
         energies, forces, _ = zip(*(self._known[index] for index in indices), strict=True)
         return Properties(torch.cat(energies), torch.cat(forces).to(batch.positions))
-
-
-def spreads(potential: Potential, atoms: Sequence[Atoms]) -> dict[str, float]:
-    """Root-mean-square deviation over orientations: of force components meV/Å, of the energy meV/atom."""
-    batch = collate_for(potential.eval(), atoms)
-    counts = torch.bincount(batch.structure)
-    found = moments_over(potential, batch, Rotations.parse(PROBE_RULE))[1]
-    assert found.energy is not None
-    assert found.forces is not None
-    return {
-        "forces_spread": float(found.forces.square().mean().div(3).sqrt()) * MEV,
-        "energy_spread": float((found.energy / counts).square().mean().sqrt()) * MEV,
-    }

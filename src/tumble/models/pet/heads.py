@@ -30,7 +30,7 @@ class Readout(nn.Module):
         total = torch.zeros(())
         for k, (node, edge) in enumerate(features):
             by_edge = self.edge_last[k](self.edge_heads[k](edge)) * edges.factor[:, None]
-            by_node = self.node_last[k](self.node_heads[k](node))
+            by_node = self.node_last[k](self.node_heads[k](node)).to(by_edge.dtype)  # which autocast leaves coarser
             total = total.to(by_node) + by_node.index_add(0, edges.batch.center, by_edge)
         return total
 

@@ -179,6 +179,13 @@ class MessagePassing(nn.Module):
             node, edge = layer(node, edge, bias, layout)
         return node, edge
 
+    def whole(
+        self, table: Tensor, species: Tensor, layout: Layout,
+        messages: Tensor | None, node: Tensor, inputs: Tensor, bias: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Features of atoms and edges behind this layer, from what enters it; arguments as in `tokens` and `forward`."""
+        return self(node, self.tokens(messages, table, inputs, species), bias, layout)
+
     def tokens(self, messages: Tensor | None, table: Tensor, inputs: Tensor, species: Tensor) -> Tensor:
         """Edge tokens before attention, (P, d_pet).
 

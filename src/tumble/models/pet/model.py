@@ -1,10 +1,12 @@
 """PET as one Model: Batch → per-atom energies, with optional direct heads for forces and stress."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tumble.batch import Batch, has_volume, volume
 from tumble.models.pet import engine, training
@@ -60,6 +62,8 @@ class PET(Model):
         self.register_buffer("energy_scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("force_scale", torch.ones(n, dtype=torch.float64))
         self.register_buffer("stress_scale", torch.ones((), dtype=torch.float64))
+        self.recompute = False
+        """Whether training computes the activations of a layer twice instead of keeping them."""
         self._build(n)
         self._packing = Packing()
 
@@ -107,8 +111,7 @@ class PET(Model):
 
     def slopes(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Per-atom energies (N,) eV and the derivative of their sum by the vectors (P, 3) eV/Å, where an engine can."""
-        fits = engine.fits(self.settings, batch.vectors.dtype, batch.vectors.device)
-        if self.long_range_featurizer is not None or not fits:
+        if self.long_range_featurizer is not None or not _fits(self.settings, batch):
             return None
         return self._final_slopes(batch) if weights_are_constant() else self._learned_slopes(batch)
 
@@ -158,7 +161,7 @@ class PET(Model):
         It knows first derivatives by positions only, so it is not for whoever may want others.
         """
         is_final = weights_are_constant() or not torch.is_grad_enabled()
-        is_fast = is_final and engine.fits(self.settings, batch.vectors.dtype, batch.vectors.device)
+        is_fast = is_final and _fits(self.settings, batch)
         if is_fast and engine.finds_edges(self.settings):
             return engine.edges_of(batch, kind, self.settings)
         edges = edges_of(batch, self.settings)
@@ -199,8 +202,11 @@ class PET(Model):
         for layer, passing in enumerate(cast(Iterable[MessagePassing], self.gnn_layers)):
             if is_residual:
                 node = self.node_embedders[layer](kind)
-            edge = passing.tokens(opening, table, inputs, species)
-            node, edge = passing(node, edge, bias, layout)
+            run = partial(passing.whole, table, species, layout)
+            if self.recompute and torch.is_grad_enabled():
+                node, edge = checkpoint(run, opening, node, inputs, bias, use_reentrant=False)
+            else:
+                node, edge = run(opening, node, inputs, bias)
             if condition is not None:
                 node = node + condition
             if is_residual:
@@ -261,3 +267,9 @@ class PET(Model):
         for name, value in exact.items():
             setattr(self, name, value.to(getattr(self, name).device))
         return self
+
+
+def _fits(settings: PETSettings, batch: Batch) -> bool:
+    """Whether the compiled engine takes this batch; it knows one precision at a time."""
+    device = batch.vectors.device
+    return not torch.is_autocast_enabled(device.type) and engine.fits(settings, batch.vectors.dtype, device)

@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 
 from tumble.batch import Properties, split
-from tumble.jobs.audit.measures.moved import is_single, rounding_of
+from tumble.jacobian import is_single, rounding_of
 from tumble.neighbors import search
 from tumble.packs import predict
 from tumble.potential import Potential, collate_for

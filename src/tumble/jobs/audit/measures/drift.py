@@ -6,8 +6,7 @@ import numpy as np
 from ase import Atoms
 from ase.units import fs
 
-from tumble.jobs.audit.measures.jacobian import NonConservation
-from tumble.jobs.audit.measures.moved import Array
+from tumble.jacobian import Array, NonConservation
 from tumble.units import BOLTZMANN
 
 NANOSECOND = 1e6 * fs

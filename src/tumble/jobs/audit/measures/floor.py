@@ -1,13 +1,12 @@
 """The precision floor: how large a spread rounding alone would show."""
 
-import copy
-
 import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
 
 from tumble.batch import Properties, split
+from tumble.jacobian import in_float64
 from tumble.orbit import Orbit
 from tumble.potential import Potential, collate_for
 from tumble.rotations import Rotations
@@ -20,13 +19,6 @@ N_REPEATS = 4
 
 LEAST = 1e-13
 """eV, eV/Å, eV/Å³: smaller numbers are what is left when terms of ordinary size cancel in float64."""
-
-
-def in_float64(potential: Potential) -> Potential | None:
-    """A copy of the potential in float64; None if it has no weights in a lower precision."""
-    if potential.dtype == torch.float64:
-        return None
-    return copy.deepcopy(potential).double()
 
 
 def floor(potential: Potential, atoms: Atoms, orbit: Orbit) -> tuple[Properties, str]:

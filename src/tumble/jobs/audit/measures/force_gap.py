@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from tumble.jobs.audit.measures.floor import in_float64
+from tumble.jacobian import in_float64
 from tumble.models.pet import LLPR
 from tumble.potential import Gradient, Potential, Sum, collate_for
 from tumble.symmetry import Symmetrized

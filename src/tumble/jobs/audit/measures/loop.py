@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 
+from tumble.jacobian import Array, answers_at, rounding_of
 from tumble.jobs.audit.measures.force_gap import is_gradient
-from tumble.jobs.audit.measures.moved import Array, answers_at, rounding_of
 from tumble.potential import Potential
 from tumble.units import MEV
 

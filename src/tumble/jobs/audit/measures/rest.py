@@ -6,9 +6,9 @@ import numpy as np
 from ase import Atoms
 
 from tumble.crystal import SpaceGroup
+from tumble.jacobian import precise, rounding_of
 from tumble.jobs.audit.measures.curvature import Curvature, Floats, LEAST_THz, usual_step
 from tumble.jobs.audit.measures.ideal import ideal
-from tumble.jobs.audit.measures.moved import precise, rounding_of
 from tumble.jobs.audit.measures.vibrations import modes
 from tumble.packs import predict
 from tumble.potential import Potential

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 
-from tumble.jobs.audit.measures.moved import Array, answers_at, precise, rounding_of
+from tumble.jacobian import Array, answers_at, precise, rounding_of
 from tumble.neighbors import search, vectors
 from tumble.potential import Direct, Gradient, Potential, Sum
 from tumble.symmetry import Projected, Symmetrized

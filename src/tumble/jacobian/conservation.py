@@ -8,10 +8,9 @@ from ase import Atoms
 from ase.geometry import find_mic
 from numpy.typing import NDArray
 
-from tumble.jobs.audit.measures.force_gap import is_gradient
-from tumble.jobs.audit.measures.moved import Array, precise
-from tumble.jobs.audit.measures.responses import Differences, Graph, graph_of
-from tumble.potential import Potential
+from tumble.jacobian.displaced import Array, precise
+from tumble.jacobian.responses import Differences, Graph, graph_of
+from tumble.potential import Potential, collate_for
 from tumble.units import THZ
 
 Indices = NDArray[np.int64]
@@ -64,13 +63,17 @@ class NonConservation(NamedTuple):
     how: str
 
 
+BY_CONSTRUCTION = NonConservation(0.0, 0.0, 0.0, None, None, "forces are the derivative of the energy by construction")
+"""Of forces that need no measurement."""
+
+
 def non_conservation(
     potential: Potential, atoms: Atoms, *, rounding: float = 0.0, exact_below: int = EXACT, seed: int = 0
 ) -> NonConservation | None:
     """λ of the forces about a structure; potentials with weights are measured in float64.
 
-    Forces that are a gradient by construction cost nothing. Direct heads, alone or in a Sum, are differentiated by
-    autograd, everything else by central differences:
+    Direct heads and gradients, alone or in a Sum, are differentiated by autograd, everything else by central
+    differences:
 
     - up to `exact_below` atoms: the whole of J, by 3N backward passes or 6N calls;
     - above, with autograd: for probes v of random signs, J_s v = (Jv + vᵀJ)/2 and J_a v = (Jv - vᵀJ)/2, whose squares
@@ -95,10 +98,8 @@ def non_conservation(
 
     Source: λ: Bigi, Langer, Ceriotti, The dark side of the forces (2025), arXiv:2412.11569.
     """
-    if is_gradient(potential):
-        return NonConservation(0.0, 0.0, 0.0, None, None, "forces are the derivative of the energy by construction")
     exact = precise(potential)
-    graph = graph_of(exact, atoms)
+    graph = graph_of(exact, collate_for(exact, [atoms]))
     small = len(atoms) <= exact_below
     if graph is not None:
         return _whole(graph.jacobian(), atoms, 0.0, "all of J by autograd") if small else _paired(graph, atoms, seed)
@@ -114,7 +115,7 @@ def jacobian(potential: Potential, atoms: Atoms) -> Array | None:
     3N backward passes for direct heads, 6N calls otherwise.
     """
     exact = precise(potential)
-    graph = graph_of(exact, atoms)
+    graph = graph_of(exact, collate_for(exact, [atoms]))
     if graph is not None:
         return graph.jacobian()
     differences = Differences(exact, atoms)
@@ -123,7 +124,12 @@ def jacobian(potential: Potential, atoms: Atoms) -> Array | None:
 
 def of_jacobian(jacobian: Array) -> float:
     """λ = ‖J_a‖/‖J‖ of a Jacobian (3N, 3N); 0 where all of it is zero."""
-    return _ratio(np.sum(np.square(jacobian - jacobian.T)) / 4, np.sum(np.square(jacobian)))
+    return ratio_of(np.sum(np.square(jacobian - jacobian.T)) / 4, np.sum(np.square(jacobian)))
+
+
+def parts(along: Array, against: Array) -> tuple[float, float]:
+    """|J_a v|² and |J_s v|² from J v and vᵀ J, each (N, 3); for random signs v unbiased, of ‖J_a‖² and ‖J_s‖²."""
+    return float(np.sum(np.square(along - against))) / 4, float(np.sum(np.square(along + against))) / 4
 
 
 def frequency_THz(mean_square: float) -> float:
@@ -155,10 +161,9 @@ def _paired(graph: Graph, atoms: Atoms, seed: int) -> NonConservation:
     for _ in range(N_PROBES):
         v = random.choice([-1.0, 1.0], size=(len(atoms), 3))
         along, against = graph.along(v), graph.against(v)
-        squares = np.sum(np.square(along - against)) / 4, np.sum(np.square(along + against)) / 4
-        rows.append((*squares, np.sum(v / masses * along)))
+        rows.append((*parts(along, against), np.sum(v / masses * along)))
     anti, even, trace = np.array(rows).T
-    ratio, error = _jackknife(lambda kept: _ratio(anti[kept].sum(), (anti + even)[kept].sum()), N_PROBES)
+    ratio, error = _jackknife(lambda kept: ratio_of(anti[kept].sum(), (anti + even)[kept].sum()), N_PROBES)
     mean_square = -trace.mean() / (3 * len(atoms))
     how = f"J v and vᵀ J of {N_PROBES} random displacements by autograd"
     sampled = random.permutation(len(atoms))[:N_SAMPLED]
@@ -179,7 +184,7 @@ def _by_differences(differences: Differences, atoms: Atoms, seed: int, *, small:
 
     def estimate(kept: Indices) -> float:
         n = len(kept)
-        return _ratio(anti[np.ix_(kept, kept)].sum() / (n * (n - 1)), squares[kept].mean())
+        return ratio_of(anti[np.ix_(kept, kept)].sum() / (n * (n - 1)), squares[kept].mean())
 
     ratio, error = _jackknife(estimate, N_DIRECTIONS)
     mean_square = -np.sum(u / _masses(atoms) * pushed) / N_DIRECTIONS / (3 * len(atoms))
@@ -220,7 +225,8 @@ def _masses(atoms: Atoms) -> Array:
     return np.broadcast_to(atoms.get_masses()[:, None], (len(atoms), 3))
 
 
-def _ratio(anti: float, full: float) -> float:
+def ratio_of(anti: float, full: float) -> float:
+    """λ from ‖J_a‖² and ‖J‖²; 0 where all of J is zero."""
     return float(np.sqrt(anti / full)) if full > 0 else 0.0
 
 

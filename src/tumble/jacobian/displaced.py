@@ -1,10 +1,12 @@
 """Answers about copies of one structure whose atoms are displaced, and how far the last digits can be trusted."""
 
+import copy
+
 import numpy as np
+import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
-from tumble.jobs.audit.measures.floor import in_float64
 from tumble.packs import predict
 from tumble.potential import Potential
 
@@ -12,6 +14,13 @@ Array = NDArray[np.float64]
 
 ULPS = 4
 """Units in the last place that a force or an energy is trusted to."""
+
+
+def in_float64(potential: Potential) -> Potential | None:
+    """A copy of the potential in float64; None if it has no weights in a lower precision."""
+    if potential.dtype == torch.float64:
+        return None
+    return copy.deepcopy(potential).double()
 
 
 def precise(potential: Potential) -> Potential:

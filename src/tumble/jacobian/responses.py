@@ -6,8 +6,8 @@ from ase import Atoms
 from torch import Tensor
 
 from tumble.batch import Batch
-from tumble.jobs.audit.measures.moved import Array, answers_at, rounding_of
-from tumble.potential import Direct, Gradient, Potential, Sum, collate_for, constant_weights
+from tumble.jacobian.displaced import Array, answers_at, rounding_of
+from tumble.potential import Direct, Gradient, Potential, Sum, constant_weights
 
 LEAST_STEP, LARGEST_STEP = 1e-4, 1e-2
 """Å, of differences of forces."""
@@ -69,11 +69,13 @@ class Graph:
         return np.asarray(found.cpu().numpy())
 
 
-def graph_of(potential: Potential, atoms: Atoms) -> Graph | None:
-    """The graph of Direct and of sums with it; None for what autograd does not see through, or not cheaply."""
+def graph_of(potential: Potential, batch: Batch) -> Graph | None:
+    """The graph of Direct and of sums with it; None for what autograd does not see through, or not cheaply.
+
+    Of several structures J is one block each.
+    """
     if not _is_open(potential):
         return None
-    batch = collate_for(potential, [atoms])
     positions = batch.positions.clone().requires_grad_()
     with torch.enable_grad(), constant_weights(False):
         moved = positions - batch.positions
