@@ -56,7 +56,7 @@ class Stopwatch:
             self._wrap(Ranks, name, "all-reduce")
         self._wrap(torch.optim.AdamW, "step", "optimizer")
         self._wrap(torch.optim.swa_utils.AveragedModel, "update_parameters", "optimizer")
-        self._around(Loop, "_step", self._step)
+        self._around(Loop, "take", self._step)
         self._around(Loop, "_check", self._restart)
 
     def _around(self, owner: Any, name: str, how: Callable[..., Any]) -> None:
@@ -170,21 +170,10 @@ def report(found: dict[tuple[str, int], list[Any]], atoms: int, batch_size: int)
         rates[kind, n] = size / statistics.median(step["total"] for step in steps)
         everyone = [sum(step["cpu"] for step in together) for one in rounds for together in zip(*one, strict=True)]
         costs[kind, n] = statistics.median(everyone) / size
-        rate, alone = rates[kind, n], found.keys() & {("weak", 1)}
-        cells = (
-            [f"{rate / n / rates['weak', 1]:.2f}", f"{costs['weak', 1] / costs[kind, n]:.2f}"] if alone else ["–"] * 2
-        )
-        name = [n, kind if n > 1 else "–", size, len(steps)]
-        rows.append(
-            [
-                *name,
-                f"{rate:.2f}",
-                f"{rate * atoms:.0f}",
-                f"{cells[0]:.2f}",
-                milliseconds(costs[kind, n]),
-                f"{cells[1]:.2f}",
-            ]
-        )
+        rate, name = rates[kind, n], [n, kind if n > 1 else "–", size, len(steps)]
+        gain = rate / n / rates.get(("weak", 1), np.nan), costs.get(("weak", 1), np.nan) / costs[kind, n]
+        cells = [f"{rate:.2f}", f"{rate * atoms:.0f}", f"{gain[0]:.2f}", milliseconds(costs[kind, n]), f"{gain[1]:.2f}"]
+        rows.append([*name, *cells])
         medians = {part: statistics.median(step.get(part, 0.0) for step in steps) for part in PARTS}
         total = sum(medians.values())
         parts.append([*name[:3], *(f"{milliseconds(one)} ({100 * one / total:.1f} %)" for one in medians.values())])

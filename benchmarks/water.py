@@ -22,7 +22,7 @@ import tumble
 from tumble import checkpoint, data
 from tumble.cli.demo import liquid
 from tumble.orbit import Orbit, moments_over
-from tumble.potential import Direct, Potential, collate_for
+from tumble.potential import Direct, Gradient, Potential, collate_for
 from tumble.rotations import Rotations
 
 HERE = Path(__file__).resolve().parent
@@ -111,24 +111,34 @@ def dynamics(potential: Potential, picoseconds: float) -> dict[str, Any]:
     }
 
 
-def ship(folder: Path, found: dict[str, Any]) -> Path:
-    """Write the packaged file with its card; a training that started from another one tells of both."""
+def ship(folder: Path, name: str, source: dict[str, Any], found: dict[str, Any]) -> Path:
+    """Write a packaged file with its card; a training that started from another one tells of both.
+
+    Args:
+        folder: of the training; those that it started from lie beside it.
+        name: of the packaged potential.
+        source: data, level, licence, command and use.
+        found: what was measured.
+    """
     recipes, minutes, stage = [], 0.0, folder
     while True:
         recipe = yaml.safe_load((stage / "recipe.yaml").read_text())
+        for key in ("data", "valid"):
+            recipe[key] = ["/".join(Path(one).parts[-2:]) for one in recipe[key]]
         recipes.insert(0, recipe)
         minutes += [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()][-1]["minutes"]
         if recipe["start"] is None:
             break
-        stage = folder.parent.parent / Path(recipe["start"]).parent
-    card = SOURCE | {
+        stage = folder.parent / Path(recipe["start"]).parent.name
+        recipe["start"] = "/".join(Path(recipe["start"]).parts[-2:])
+    card = source | {
         "errors": found,
         "recipes": recipes,
         "hardware": "1 to 2 cores of an x86-64 server CPU, float32",
         "training_minutes": round(minutes, 1),
     }
-    potential = tumble.load(folder / "best.safetensors")
-    path = checkpoint.save(potential, HERE.parent / "src" / "tumble" / "weights" / "water.safetensors", card)
+    potential = Gradient(tumble.load(folder / "best.safetensors").model)
+    path = checkpoint.save(potential, HERE.parent / "src" / "tumble" / "weights" / f"{name}.safetensors", card)
     path.with_suffix(".json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     return path
 
@@ -162,7 +172,7 @@ def main() -> None:
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "water.json").write_text(json.dumps(found, indent=1) + "\n")
     if chosen.ship:
-        print(f"wrote {ship(folder, found)}")
+        print(f"wrote {ship(folder, 'water', SOURCE, found)}")
 
 
 if __name__ == "__main__":

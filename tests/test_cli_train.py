@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tumble
 from tumble.cli import VERBS, main
 from tumble.jobs.train import TrainSettings
 
@@ -89,6 +90,19 @@ def test_a_training_without_a_folder_says_what_to_add(
     monkeypatch.chdir(desk)
     assert main(["train", "recipe.yaml"]) == 2
     assert "train writes a folder, and none is named. Add -o FOLDER" in capsys.readouterr().err
+
+
+def test_of_several_processes_the_first_one_writes(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    monkeypatch.setattr(tumble, "train", lambda *words, **flags: called.append(flags), raising=False)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.chdir(desk)
+    assert main(["train", "recipe.yaml", "-o", "shared", "--max-minutes", "1"]) == 0
+    assert called == [{"resume": False, "overwrite": False, "max_minutes": 1.0}]
+    assert capsys.readouterr().out == ""
+    assert not Path("shared").exists()
 
 
 def test_help_of_train_ends_with_examples(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -356,6 +356,17 @@ def test_coverage_counts_what_there_is(tmp_path):
     assert (second["forces"], second["force rms (eV/Å)"], second["volume per atom (Å³)"]) == ("0/1", None, None)
 
 
+def test_of_a_large_file_some_structures_are_looked_at_and_all_are_counted(monkeypatch):
+    monkeypatch.setattr(sys.modules["tumble.data.coverage"], "LOOKED_AT", 3)
+    dataset = dataset_of([bulk("Cu", a=3.5 + 0.1 * k) for k in range(7)] + [bulk("Cu", a=3.5)])
+    table = data.coverage(dataset)
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (row["structures"], row["atoms"], row["duplicates"]) == (8, 8, 1)
+    assert row["smallest distance (Å)"] == pytest.approx(3.5 / 2**0.5)
+    assert table.note == ("Elements, forces, distances and volumes are those of 3 structures of a file, evenly spaced.")
+    assert data.coverage(dataset.select([0, 1, 2])).note == ""
+
+
 def test_the_smallest_distance_sees_periodic_images_and_lone_atoms():
     lone = data.Dataset([Atoms("He")], [Properties()], ["lone:0"])
     wire = data.Dataset([Atoms("He", cell=[0, 3.3, 0], pbc=(0, 1, 0))], [Properties()], ["wire:0"])

@@ -92,7 +92,7 @@ def test_sets_are_seen_as_often_as_their_weights_say(sets, epoch):
     assert (after >= now).all()
     # How often each structure of a set was seen so far, against its weight: never off by more than a few steps.
     shares = np.array([n * weight for n, weight in sets]) / wanted * len(mixture)
-    assert np.abs(now - epoch * shares).max() <= max(1, len(sets) / 2)
+    assert np.abs(now - epoch * shares).max() <= (len(sets) + 1) / 2
     assert [Counter(step.dataset for step in mixture.epoch(epoch))[k] for k in range(len(sets))] == list(after - now)
 
 

@@ -155,9 +155,7 @@ def test_a_calculator_warns_once_when_it_leaves_what_it_knows() -> None:
         atoms.get_potential_energy()
     near = atoms.positions.copy()
     atoms.positions *= 1.6
-    with pytest.warns(
-        UserWarning, match=r"the energy of this structure is uncertain by .* eV per atom, and"
-    ):
+    with pytest.warns(UserWarning, match=r"the energy of this structure is uncertain by .* eV per atom, and"):
         atoms.get_potential_energy()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -212,6 +210,8 @@ def test_a_calibration_on_what_was_trained_on_is_refused(desk: Path, capsys: pyt
     assert main([*WORDS[:-3], "--valid", "valid.extxyz", "train.extxyz", "-o", "sure.safetensors"]) == 2
     assert "15 of 30 structures to calibrate by were trained on, the first is" in capsys.readouterr().err
     assert not (desk / "sure.safetensors").exists()
+    assert main([*WORDS, "sure.pt"]) == 2
+    assert "a potential is saved as a .safetensors file; 'sure.pt' was given" in capsys.readouterr().err
 
 
 def test_only_a_single_pet_learns_its_uncertainty(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

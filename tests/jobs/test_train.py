@@ -346,6 +346,17 @@ def test_structures_in_both_sets_are_refused(files: dict[str, str], tmp_path: Pa
     assert any(len(table.rows) == 4 and "in the training and in" in table.title for table in tables)
 
 
+def test_weights_of_groups_that_are_not_there_are_refused(files: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config_weights names surface, and no training structure has such"):
+        train(recipe(files, config_weights={"surface": 0.1}), tmp_path / "run")
+    frames = structures(6)
+    for k, atoms in enumerate(frames):
+        atoms.info["config_type"] = "surface" if k % 2 else "bulk"
+    write(tmp_path / "grouped.extxyz", frames, format="extxyz")
+    settings = recipe(files | {"data": str(tmp_path / "grouped.extxyz")}, config_weights={"surface": 0.0})
+    assert train(settings, tmp_path / "run", max_minutes=0.0).title
+
+
 def test_direct_heads_are_dropped_where_a_phase_says_so(files: dict[str, str], tmp_path: Path) -> None:
     phases = (Phase(forces="direct", epochs=1), Phase(epochs=2, drop_direct=True))
     result = train(recipe(files, phases=phases), tmp_path / "run")

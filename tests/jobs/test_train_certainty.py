@@ -105,13 +105,13 @@ def test_forces_are_calibrated_with_an_ensemble() -> None:
 
 
 def test_a_trained_ensemble_is_no_worse_than_the_one_that_was_drawn() -> None:
-    potential, arrays = fit(pet(), labelled(60, 0), labelled(30, 1), Uncertainty(kind="ensemble", members=4, epochs=5))
+    potential, arrays = fit(pet(), labelled(40, 0), labelled(20, 1), Uncertainty(kind="ensemble", members=4, epochs=5))
     scores = arrays["uncertainty_scores"]
     assert len(scores) == 6
     assert scores.min() < scores[0]
     assert bool(potential.are_trained)
     assert potential.has_forces_uncertainty
-    batch = collate_for(potential, list(labelled(30, 1).atoms))
+    batch = collate_for(potential, labelled(20, 1).atoms)
     assert torch.allclose(potential.uncertainty(batch), potential.ensemble(batch).std(1), rtol=1e-6)
     ratios = np.abs(arrays["uncertainty_energy_error"] / arrays["uncertainty_energy_sigma"])
     assert np.sqrt(np.pi / 2) * ratios.mean() == pytest.approx(1)
@@ -145,7 +145,7 @@ def test_what_cannot_be_fitted_is_refused() -> None:
 
 
 def test_orientations_are_as_familiar_as_the_training_has_made_them() -> None:
-    train, valid = labelled(30, 0), labelled(20, 1)
+    train, valid = labelled(30, 0), labelled(8, 1)
     turned = [one.copy() for one in valid.atoms]
     for one in turned:
         one.rotate(110, (0.3, -0.5, 0.8))

@@ -160,19 +160,24 @@ def test_a_variant_of_metatrain_is_a_start_once_it_is_converted(tmp_path: Path) 
 # --------------------------------------------------------------------------------------------------------- the training
 
 FAST = {
-    **{"probe": 0, "atoms_per_batch": 32, "validate_every": 1000, "ema": 0.0, "turn": False, "check_units": False},
+    **{"probe": 0, "atoms_per_batch": 16, "validate_every": 1000, "ema": 0.0, "turn": False},
+    **{"check_units": False, "leaks": "allow"},
     "live": {"raw": False, "curl": False},
 }
-PHASE = {"optimizer": "adam", "learning_rate": 5e-3, "epochs": 10, "energy": {"weight": 1.0, "delta": 0.01}}
+PHASE = {
+    "optimizer": "adam",
+    "learning_rate": 2e-3,
+    "epochs": 10,
+    "warmup": 0.1,
+    "energy": {"weight": 1.0, "delta": 0.01},
+}
 
 
-def clusters(path: Path, symbol: str, r0: float, n: int) -> str:
-    """Shaken tetrahedra of an element with the energies and forces of its own Lennard-Jones potential."""
-    teacher = Gradient(LennardJones(0.2, r0 / 2 ** (1 / 6), cutoff=6.0))
-    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * r0 / 8**0.5
-    random, frames = np.random.default_rng(n), []
-    for _ in range(n):
-        atoms = Atoms([symbol] * 4, corners + random.normal(scale=0.05, size=(4, 3)))
+def dimers(path: Path, symbol: str, r0: float, n: int) -> str:
+    """Two atoms of an element at n distances, with the energies and forces of its own Lennard-Jones potential."""
+    teacher, frames = Gradient(LennardJones(0.5, r0 / 2 ** (1 / 6), cutoff=6.0)), []
+    for distance in (0.92 + 0.28 * (np.arange(n) + 0.5) / n) * r0:
+        atoms = Atoms([symbol] * 2, [[0, 0, 0], np.array([0.36, 0.48, 0.8]) * distance])
         (answer,) = predict(teacher, [atoms])
         assert answer.energy is not None
         assert answer.forces is not None
@@ -203,10 +208,10 @@ def trained(folder: Path, phase: dict[str, Any], **settings: Any) -> dict[str, f
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     folder = tmp_path_factory.mktemp("desk")
-    old, old_valid = (clusters(folder / f"old{n}", "Ar", 3.0, n) for n in (24, 8))
-    new, new_valid = (clusters(folder / f"new{n}", "Kr", 3.4, n) for n in (24, 8))
+    old, old_valid = (dimers(folder / f"old{n}", "Ar", 3.0, n) for n in (24, 7))
+    new, new_valid = (dimers(folder / f"new{n}", "Kr", 3.4, n) for n in (24, 7))
     shape = SHAPE | {"cutoff": 4.9, "edge_basis": 4}
-    found = trained(folder / "run", {"epochs": 60}, data=(old,), valid=(old_valid,), model=shape)
+    found = trained(folder / "run", {"epochs": 60, "learning_rate": 5e-3}, data=(old,), valid=(old_valid,), model=shape)
     return Desk(old, old_valid, new, new_valid, str(folder / "run" / "best.safetensors"), found)
 
 
@@ -222,12 +227,10 @@ def moved(folder: Path, desk: Desk) -> dict[str, torch.Tensor]:
 
 
 def test_fine_tuning_moves_all_weights_and_needs_fewer_steps(desk: Desk, tmp_path: Path) -> None:
-    data = {"data": (desk.old,), "valid": (desk.old_valid,)}
-    assert desk.errors["forces_mae"] < 120.0
-    found = trained(tmp_path / "on", {"learning_rate": 2e-3}, start=desk.start, **data)
-    model = SHAPE | {"cutoff": 4.9, "edge_basis": 4}
+    data, model = {"data": (desk.old,), "valid": (desk.old_valid,)}, SHAPE | {"cutoff": 4.9, "edge_basis": 4}
+    found = trained(tmp_path / "on", {"learning_rate": 1e-3}, start=desk.start, **data)
     anew = trained(tmp_path / "anew", {}, model=model, **data)
-    assert found["forces_mae"] < desk.errors["forces_mae"] < anew["forces_mae"]
+    assert found["forces_mae"] < 0.3 * anew["forces_mae"]
     assert {name.split(".")[1] for name in moved(tmp_path / "on", desk)} >= {"gnn_layers", "edge_embedder", "readouts"}
 
 
@@ -269,25 +272,35 @@ def test_lora_continues_to_the_same_bits_after_a_stop(desk: Desk, tmp_path: Path
 
 def test_an_element_is_learned_by_a_potential_that_did_not_know_it(desk: Desk, tmp_path: Path) -> None:
     data = {"data": (desk.new,), "valid": (desk.new_valid,)}
-    found = trained(tmp_path, {"epochs": 20}, start=desk.start, add_elements=True, **data)
+    found = trained(tmp_path, {"epochs": 25}, start=desk.start, add_elements=True, **data)
     potential = checkpoint.load(tmp_path / "best.safetensors")
     assert potential.species == (18, 36)
     forces = torch.cat([one.forces for one in read(desk.new_valid).labels if one.forces is not None])
-    assert found["forces_mae"] < 600 * float(forces.abs().mean())  # much better than no forces at all
-    assert found["energy_mae"] < 100.0
+    assert found["forces_mae"] < 0.3 * 1000 * float(forces.abs().mean())
+    assert found["energy_mae"] < 20.0
+
+
+def learn_the_new_element(folder: Path, desk: Desk, *others: dict[str, Any]) -> dict[str, float]:
+    new = {"name": "new", "data": (desk.new,), "valid": (desk.new_valid,)}
+    follow = {"add_elements": True, "remember": (desk.old_valid,)}
+    return trained(folder, {"epochs": 25}, start=desk.start, sets=(new, *others), **follow)
+
+
+@pytest.fixture(scope="module")
+def forgetful(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return learn_the_new_element(tmp_path_factory.mktemp("forgetful"), desk)
 
 
 @pytest.mark.parametrize("labels", ["own", "start"])
-def test_replay_keeps_what_would_be_forgotten(labels: str, desk: Desk, tmp_path: Path) -> None:
-    together = {"start": desk.start, "add_elements": True, "remember": (desk.old_valid,)}
-    new = {"data": (desk.new,), "valid": (desk.new_valid,)}
-    without = trained(tmp_path / "without", {"epochs": 20}, **new, **together)
+def test_replay_keeps_what_would_be_forgotten(
+    labels: str, desk: Desk, forgetful: dict[str, float], tmp_path: Path
+) -> None:
     old = {"name": "old", "data": (desk.old,), "valid": (desk.old_valid,), "labels": labels}
-    replayed = trained(tmp_path / "with", {"epochs": 20}, sets=({"name": "new", **new}, old), **together)
+    replayed = learn_the_new_element(tmp_path, desk, old)
+    assert forgetful["remember_forces_mae"] > 3 * desk.errors["forces_mae"]
     for kind in ("forces_mae", "energy_mae"):
-        assert replayed[f"remember_{kind}"] < 0.7 * without[f"remember_{kind}"], kind
-    assert without["remember_forces_mae"] > 1.3 * desk.errors["forces_mae"]
-    assert replayed["forces_mae"] < 2 * without["forces_mae"]  # and the new element is learned all the same
+        assert replayed[f"remember_{kind}"] < 0.5 * forgetful[f"remember_{kind}"], kind
+    assert replayed["forces_mae"] < 2 * forgetful["forces_mae"]  # and the new element is learned all the same
 
 
 def test_every_level_of_theory_has_a_head_and_a_file_of_its_own(desk: Desk, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_step_that_does_not_fit_says_what_to_lower(recipe: TrainSettings, monk
     def too_large(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 99 GiB.")
 
-    monkeypatch.setattr(Loop, "_step", too_large)
+    monkeypatch.setattr(Loop, "take", too_large)
     with pytest.raises(ValueError, match=r"4 structures with \d+ pairs does not fit into the memory of cpu in phase 0"):
         plan(recipe)
 

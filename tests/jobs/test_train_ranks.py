@@ -31,6 +31,7 @@ from tumble.potential import Direct, Gradient
 from tumble.results import Progress
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "slurm" / "train.sbatch"
 SHAPE = {
     "cutoff": 4.0, "d_pet": 16, "d_head": 16, "d_node": 16, "d_feedforward": 16, "num_heads": 2,
     "num_attention_layers": 1, "num_gnn_layers": 1, "edge_basis": 2, "direct_forces": True,
@@ -73,8 +74,8 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
         "phases": plain,
         "masked": {**base, "data": [str(folder / "masked.xyz")], "missing": "mask", "phases": [short]},
         "single": {**base, "atoms_per_batch": 2, "phases": [short]},
-        "parts": {**base, "accumulate": 2, "phases": [orbit]},
-        "mixture": {**sets, "sets": mixed, "missing": "mask", "phases": [short]},
+        "mixture": {**sets, "sets": mixed, "missing": "mask", "accumulate": 2, "phases": [orbit]},
+        "sharded": {**base, "shard": True, "phases": [{**short, "forces": "both"}, short]},
     }
 
 
@@ -151,10 +152,10 @@ def _sharded(this: Ranks, forces: str) -> float:
             optimizer.step()
         means.update_parameters(plain)
         cut_means.update_parameters(cut)
-        # As after a restart, with the moments that were saved.
-        saved = shard.whole(optimizers[1].state_dict())
-        optimizers[1] = torch.optim.AdamW(cut.parameters(), lr=1e-3)
-        shard.restore_optimizer(optimizers[1], saved)
+        if step == 1:  # as after a restart, with the moments that were saved
+            saved = shard.whole(optimizers[1].state_dict())
+            optimizers[1] = torch.optim.AdamW(cut.parameters(), lr=1e-3)
+            shard.restore_optimizer(optimizers[1], saved)
     pairs = ((plain, shard.complete(cut)), (means.module, shard.complete(cut_means.module)))
     cut.load_state_dict(cut_means.module.state_dict())  # as at the end of a phase
     pairs = (*pairs, (means.module, shard.complete(cut)))
@@ -327,7 +328,7 @@ def test_gradients_add_up_where_any_process_has_one(found):
     assert found[0]["numbers"]["gradients"] == [[2, 2], [5, 5], None]
 
 
-@pytest.mark.parametrize("name", ["phases", "masked", "single", "parts", "mixture"])
+@pytest.mark.parametrize("name", ["phases", "masked", "single", "mixture", "sharded"])
 def test_two_processes_learn_what_one_learns(folder, name):
     one, two = learned(folder / f"one-{name}"), learned(folder / f"two-{name}")
     assert max(float(moments["exp_avg"].abs().max()) for moments in states(one)) > 1e-3  # there was something to learn
@@ -393,21 +394,42 @@ def test_what_does_not_go_with_shards_is_refused(phase, more, reason):
 # ---------------------------------------------------------------------------------------------------------------- SLURM
 
 
-def test_the_batch_script_is_valid_shell_and_names_flags_that_exist(capsys):
+def test_the_batch_script_is_valid_shell():
+    done = subprocess.run(["bash", "-n", str(SCRIPT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_torchrun_line_names_flags_that_exist(capsys):
     from torch.distributed.run import get_args_parser
 
     from tumble.cli import main
 
-    script = ROOT / "examples" / "slurm" / "train.sbatch"
-    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    text = script.read_text().replace("\\\n", " ")
-    (line,) = [line for line in text.splitlines() if "torchrun" in line and not line.startswith("#")]
-    words = shlex.split(line[line.index("torchrun") :])[1:]
-    options = get_args_parser().parse_args(words)
-    assert options.training_script == "tumble"
-    assert options.module
     main(["train", "--help"])
     known = capsys.readouterr().out
-    assert options.training_script_args[0] == "train"
-    assert [one for one in options.training_script_args if one.startswith("--") and one not in known] == []
+    found = [line for path in (SCRIPT, ROOT / "docs" / "scale.md") for line in launches(path.read_text())]
+    assert len(found) == 3
+    for line in found:
+        options = get_args_parser().parse_args(shlex.split(line)[1:])
+        assert options.module
+        assert (options.training_script, options.training_script_args[0]) == ("tumble", "train")
+        assert [one for one in options.training_script_args if one.startswith("--") and one not in known] == []
+
+
+def launches(text: str) -> list[str]:
+    """The commands of a text that begin with torchrun, alone or under srun."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line[line.index("torchrun") :] for line in lines if re.match(r"(srun \S+ )?torchrun +--", line)]
+
+
+# ------------------------------------------------------------------------------------------------------------ benchmark
+
+
+def test_efficiency_is_one_where_twice_the_processes_do_twice_the_work():
+    import training as benchmark
+
+    step = {"total": 0.5, "cpu": 0.4, "forward and backward": 0.4, "all-reduce": 0.1}
+    lines = benchmark.report({("weak", 1): [[[step]]], ("weak", 2): [[[step], [step]]]}, atoms=24, batch_size=4)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[2] == ["1", "–", "4", "1", "8.00", "192", "1.00", "100", "1.00"]
+    assert rows[3] == ["2", "weak", "8", "1", "16.00", "384", "1.00", "100", "1.00"]
+    assert rows[-1][3:6] == ["0 (0.0 %)", "400 (80.0 %)", "100 (20.0 %)"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tumble.jobs.train import durable, state
-from tumble.jobs.train.durable import LAST, PREVIOUS, replace_text, writing
+from tumble.jobs.train.durable import LAST, PREVIOUS
 from tumble.jobs.train.settings import Phase, TrainSettings
 from tumble.jobs.train.state import State, forget, fresh, holds_training, restore
 from tumble.models.pet import PET, Levels, PETSettings, without_direct
@@ -164,28 +164,6 @@ def test_levels_that_share_weights_are_stored_once(tmp_path: Path) -> None:
 def test_a_checkpoint_is_read_by_torch_too(folder: Path) -> None:
     content = torch.load(folder / LAST, weights_only=True)
     assert content["counters"]["step"] == 3
-
-
-def test_any_byte_that_flips_is_found(folder: Path) -> None:
-    whole = (folder / LAST).read_bytes()
-    places = [*range(0, len(whole), len(whole) // 60), *range(len(whole) - 60, len(whole))]
-    for place in places:
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << place % 8
-        (folder / LAST).write_bytes(damaged)
-        with pytest.raises(ValueError, match="checksum"):
-            durable.load(folder / LAST, "cpu")
-
-
-def test_any_byte_that_is_missing_is_found(folder: Path) -> None:
-    whole = (folder / LAST).read_bytes()
-    for length in (0, 1, 39, 40, 41, 1000, len(whole) // 2, len(whole) - 100, len(whole) - 40, len(whole) - 1):
-        (folder / LAST).write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"\w"):
-            durable.load(folder / LAST, "cpu")
-    (folder / LAST).write_bytes(whole + b"\0")
-    with pytest.raises(ValueError, match="checksum"):
-        durable.load(folder / LAST, "cpu")
 
 
 def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(folder: Path) -> None:
@@ -384,43 +362,6 @@ def test_without_an_older_checkpoint_the_error_promises_none(tmp_path: Path) -> 
     with failing(2, errno.EIO), pytest.raises(RuntimeError, match=r"No checkpoint was .*Remove the ca"):
         found.write(tmp_path, recipe())
     assert not list(tmp_path.iterdir())
-
-
-def test_a_text_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    replace_text(path, "one\n")
-    replace_text(path, "one\nÅ\n")
-    with failing(2, errno.ENOSPC), pytest.raises(RuntimeError, match=r"metrics\.jsonl .*Make room, then start"):
-        replace_text(path, "two\n")
-    assert {one.name: one.read_text(encoding="utf-8") for one in tmp_path.iterdir()} == {path.name: "one\nÅ\n"}
-
-
-def test_whatever_else_is_written_can_be_guarded_in_the_same_way(folder: Path) -> None:
-    path = folder / "best.safetensors"
-
-    def write() -> None:
-        with writing(path, 10**6):
-            path.with_name(path.name + ".partial").write_bytes(b"half of it")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(RuntimeError, match=r"best\.safetensors could not be written \(No space.* 1\.0 MB are needed"):
-        write()
-    assert not path.with_name(path.name + ".partial").exists()
-
-
-def test_a_file_system_that_cannot_sync_folders_is_good_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, answer = os.fsync, [errno.EINVAL]
-
-    def sync(handle: int) -> None:
-        if os.fstat(handle).st_mode & 0o040000:
-            raise OSError(answer[0], os.strerror(answer[0]))
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", sync)
-    replace_text(tmp_path / "a.txt", "a")
-    answer[0] = errno.EIO
-    with pytest.raises(RuntimeError, match=r"a\.txt could not be written \(Input/output error\)"):
-        replace_text(tmp_path / "a.txt", "b")
 
 
 def test_the_settings_in_a_checkpoint_are_those_that_decide(folder: Path) -> None:

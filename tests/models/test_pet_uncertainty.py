@@ -23,7 +23,7 @@ from pet_reference import (
 from tumble.batch import Batch, Properties
 from tumble.models.pet import LLPR, PET, engine
 from tumble.models.pet.uncertainty import Rows, slopes_of, trained
-from tumble.models.pet.uncertainty.slopes import _by_autograd
+from tumble.models.pet.uncertainty.slopes import _by_autograd, sums
 from tumble.models.pet.uncertainty.training import score, sigma
 from tumble.potential import Gradient, collate_for, differentiable
 
@@ -300,7 +300,7 @@ def test_directions_that_the_training_set_does_not_vary_in_are_not_taken_for_unk
     model = llpr().model
     plain, wise = LLPR(model), LLPR(model)
     seen, batch = collate_for(plain, TRAINING[:5]), collate_for(plain, TRAINING[5:45])
-    size = torch.stack([one.sum(0).norm() for one in model.last_layer_features(batch).detach().split(6)])
+    size = sums(model.last_layer_features(batch).detach(), batch).norm(dim=1)
     errors = 0.1 * size * torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     label = Properties(plain(batch).energy + errors)
     for potential, ridge in ((plain, False), (wise, True)):

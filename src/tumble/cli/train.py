@@ -1,7 +1,9 @@
 """tumble train: run a recipe, say what it would do, or describe it to an editor."""
 
 import json
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,20 @@ if TYPE_CHECKING:
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Instead:
+    """What to do instead of training."""
+
+    dry_run: Annotated[
+        Flag, Parameter(help="Check everything, take a few steps, and print the plan; nothing is written.")
+    ] = False
+    schema: Annotated[Flag, Parameter(help="Print the JSON Schema of recipes, for editors.")] = False
+
+
+NOTHING_ELSE = Instead()
+
+
 def train(
     config: Annotated[Path | None, Parameter(help="Recipe, a YAML file.")] = None,
     *,
@@ -29,16 +45,13 @@ def train(
     resume: Annotated[Flag, Parameter(help="Continue what the folder holds, with its recipe.")] = False,
     max_minutes: Annotated[float | None, Parameter(help="Stop after so long; --resume continues.")] = None,
     overwrite: Overwrite = False,
-    dry_run: Annotated[
-        Flag, Parameter(help="Check everything, take a few steps, and print the plan; nothing is written.")
-    ] = False,
-    schema: Annotated[Flag, Parameter(help="Print the JSON Schema of recipes, for editors.")] = False,
+    instead: Instead = NOTHING_ELSE,
 ) -> int:
     """Train a potential on labelled structures."""
-    if schema:
+    if instead.schema:
         print(json.dumps(recipe_schema(), indent=2, ensure_ascii=False))
         return DONE
-    if dry_run:
+    if instead.dry_run:
         return _plan(settings(None))
     if output is None:
         raise ValueError("train writes a folder, and none is named. Add -o FOLDER, or --dry-run to write nothing.")
@@ -46,6 +59,9 @@ def train(
     chosen = settings(stored if resume and stored.is_file() else None)
     refuse_existing(output / "result.json", overwrite or resume)
     flags: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "max_minutes": max_minutes}
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process writes and tells
+        tumble.train(chosen, output, **flags)
+        return DONE
     with progress_bar("training") as tell:
         result = tumble.train(chosen, output, tell=lambda one: tell(*one), show=show, **flags)
     result.save(output, overwrite=overwrite or resume)

@@ -9,7 +9,7 @@ import tumble
 from tumble import checkpoint, data
 from tumble.cli import DONE
 from tumble.cli.screen import progress_bar, show
-from tumble.cli.verbs import Name, Overwrite, Variant, refuse_existing
+from tumble.cli.verbs import Name, Overwrite, refuse_existing
 from tumble.data.fingerprints import exact
 from tumble.jobs.train.certainty import fit
 from tumble.jobs.train.extras import Uncertainty
@@ -30,17 +30,18 @@ def uncertainty(
         Literal["llpr", "ensemble"], Parameter(help="From the last features; or last layers drawn and trained.")
     ] = "llpr",
     members: Annotated[int, Parameter(help="Last layers of the ensemble, for forces; 0 for energies only.")] = 8,
-    variant: Variant = None,
     overwrite: Overwrite = False,
 ) -> int:
     """Let a trained potential say how uncertain its answers are; the answers stay the same.
 
     Beside the file stands a folder of the same name with the result, and card.html.
     """
+    if output.suffix != ".safetensors":  # said before the work, and not after it
+        raise ValueError(f"a potential is saved as a .safetensors file; {output.name!r} was given. Change the ending.")
     folder = output.with_suffix("")
     for path in (output, folder / "result.json"):
         refuse_existing(path, overwrite)
-    trained = getattr(tumble.load(model, variant=variant), "model", None)
+    trained = getattr(tumble.load(model), "model", None)
     if not isinstance(trained, PET):
         raise ValueError(
             f"{model} is not a single PET, whose last layer tells uncertainties. Give the PET, and symmetrize what "

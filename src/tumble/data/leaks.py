@@ -12,7 +12,7 @@ from tumble.data import fingerprints
 from tumble.data.dataset import Dataset
 from tumble.results import Table
 
-WITHIN: Final = 1e-3
+WITHIN: Final = 1e-4
 """Å. How far distances of near duplicates are apart at most, unless said otherwise."""
 
 CANDIDATES: Final = 4

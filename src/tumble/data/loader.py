@@ -125,7 +125,7 @@ class Feed:
         return n if self._is_same else n + 1
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Loader:
     """A dataset in steps: the order fixed by (seed, epoch), the structures of a step by nothing else.
 

@@ -63,6 +63,8 @@ class Mixture:
     def close(self) -> None:
         """End the workers, if there are any; they start again when a step is asked for."""
         self._feed.close()
+        for one in self.loaders:
+            one.close()
 
     def __enter__(self) -> Self:
         return self

@@ -99,7 +99,7 @@ class Workers:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # the number is the user's choice
             self._loader: DataLoader[Any] | None = DataLoader(
-                _Kitchen(others),
+                _Makers(others),
                 batch_size=None,
                 sampler=self._stream,
                 num_workers=n,
@@ -131,7 +131,8 @@ class Workers:
         try:
             found = next(self._steps)
         except (RuntimeError, EOFError, OSError) as error:  # the last two: it died while it handed something over
-            if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
+            is_its_own = str(error).startswith("Caught ")
+            if is_its_own or (isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error)):
                 raise
             self.close()
             raise RuntimeError(
@@ -162,7 +163,7 @@ class _Stream:
             yield task.dataset, task.asked if places is None else [places[part].tolist() for part in task.asked]
 
 
-class _Kitchen(TorchDataset[Any]):
+class _Makers(TorchDataset[Any]):
     """What runs in a worker."""
 
     def __init__(self, makers: Sequence[Maker]) -> None:

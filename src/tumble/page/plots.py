@@ -205,6 +205,7 @@ def _draw_parity(axes: "Axes", curve: Curve) -> None:
     else:
         margin = 0.04 * (high - low) or 1.0
         low, high = low - margin, high + margin
+        axes.locator_params(axis="x", nbins=6)  # long numbers would touch
     axes.plot([low, high], [low, high], color=LIGHT[SOFT], linewidth=0.9, zorder=1)
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)

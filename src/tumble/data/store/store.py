@@ -14,7 +14,7 @@ from tumble.data.dataset import Dataset
 from tumble.data.store import columns, pairs
 from tumble.data.store.columns import COLUMNS, TEXTS, Entry
 from tumble.data.store.state import State, is_store, read_state, write_state
-from tumble.data.store.writer import append, locked, next_frames, read_texts
+from tumble.data.store.writer import append, locked, read_texts
 from tumble.data.views import Rows
 
 T = TypeVar("T")
@@ -159,7 +159,9 @@ class Store:
 
     def next_frames(self) -> dict[str, int]:
         """For each file the frame behind the last that is here."""
-        return next_frames(self.files, {name: self.column(name) for name in ("file", "frame")})
+        ends = np.zeros(len(self.files), dtype=np.int64)
+        np.maximum.at(ends, self.column("file"), self.column("frame") + 1)
+        return dict(zip(self.files, ends.tolist(), strict=True))
 
     def pair_counts(self, cutoff: float) -> NDArray[np.int64]:
         """Directed pairs within the cutoff of each structure, (S,): searched once, then kept in the folder."""

@@ -4,11 +4,11 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,8 @@ def _gather(entries: Iterator[Entry], writer: "_Writer") -> list[Entry]:
         for entry in entries:
             chunk.append(entry)
             n_atoms += len(entry[1])
-            if len(chunk) >= STRUCTURES_PER_CHUNK or n_atoms >= ATOMS_PER_CHUNK:
+            is_late = time.monotonic() - writer.since >= SECONDS_PER_COMMIT
+            if is_late or len(chunk) >= STRUCTURES_PER_CHUNK or n_atoms >= ATOMS_PER_CHUNK:
                 return chunk
     except BaseException:
         writer.write(chunk)
@@ -164,10 +165,3 @@ def _write(file: FileIO, content: bytes) -> None:
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]
-
-
-def next_frames(files: list[str], arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """For each file the frame behind the last that a store has of it."""
-    ends = np.zeros(len(files), dtype=np.int64)
-    np.maximum.at(ends, arrays["file"], arrays["frame"] + 1)
-    return dict(zip(files, ends.tolist(), strict=True))

@@ -81,12 +81,14 @@ def memory(rows: Rows) -> Iterator[Curve]:
 
 
 def course(rows: Rows) -> Iterator[Curve]:
-    """Loss, learning rate, and time lost to waiting."""
+    """Loss, learning rate, speed, and time lost to waiting."""
     losses = {"training": "train_loss", "validation": "valid_loss"}
     note = begins(rows, "epochs", "epochs")
     yield from _curve("Loss", ("epochs", "loss"), _series(rows, "epochs", losses), log_y=True, note=note)
     rate = _series(rows, "epochs", {"learning rate": "rate"}, 100)
     yield from _curve("Learning rate", ("epochs", "% of its peak"), rate)
+    speed = _series(rows, "epochs", {"speed": "steps_per_s"})
+    yield from _curve("Speed", ("epochs", "steps per second"), speed)
     waited = _series(rows, "epochs", {"waiting": "waiting"}, 100)
     yield from _curve("Time spent waiting for data", ("epochs", "% of the time of steps"), waited)
 

@@ -68,7 +68,7 @@ def train(
             _prepare(folder, resume=resume, overwrite=overwrite)
         ranks.barrier()
         found = sources(settings, show if ranks.is_first else lambda table: None)
-        state = _state(settings, found, folder, ranks, is_resumed=resume)
+        state = prepared(settings, found, folder, ranks, is_resumed=resume)
         if ranks.is_first:
             replace_text(folder / RECIPE, settings.to_yaml())
         loop = Loop(settings, Place(folder, ranks), found, state)
@@ -114,7 +114,10 @@ def _prepare(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def _state(settings: TrainSettings, found: Sequence[Source], folder: Path, ranks: Ranks, *, is_resumed: bool) -> State:
+def prepared(
+    settings: TrainSettings, found: Sequence[Source], folder: Path, ranks: Ranks, *, is_resumed: bool
+) -> State:
+    """The state at the first step, or the one to resume: weights on their device, in the precision of the recipe."""
     with _reproducible(settings.seed):
         levels = initial(settings, found)
     levels.to(device=ranks.device, dtype=getattr(torch, settings.dtype))

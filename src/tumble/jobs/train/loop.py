@@ -107,7 +107,7 @@ class Loop:
         phases, state = self.settings.phases, self.state
         while state.phase < len(phases):
             phase = phases[state.phase]
-            self._begin(phase)
+            self.begin(phase)
             while state.epoch < phase.epochs:
                 if not self._epoch(phase, should_stop, tell):
                     self.save()
@@ -127,7 +127,8 @@ class Loop:
         if self.watchers is not None:
             self.watchers.close()
 
-    def _begin(self, phase: Phase) -> None:
+    def begin(self, phase: Phase) -> None:
+        """Prepare for a phase, from wherever in it the state stands."""
         state = self.state
         if phase.drop_direct and state.model.first.has_direct_heads:
             state.change(without_direct, phase)
@@ -160,7 +161,7 @@ class Loop:
         for found in self.mixture.epoch(self._epochs_done(), start=state.step):
             progress = (state.epoch * steps + state.step + 1) / (phase.epochs * steps)
             set_rates(state.optimizers, phase, progress, state.factor)
-            value, is_told = self._step(found, phase, should_stop())
+            value, is_told = self.take(found, phase, should_stop())
             now = time.monotonic()
             state.minutes += (now - self._looked) / 60
             self._looked = now
@@ -178,7 +179,7 @@ class Loop:
             self._check(phase, {"train_loss": mean, "rate": rate})
         return True
 
-    def _step(self, found: Step, phase: Phase, is_told: bool) -> tuple[float, bool]:
+    def take(self, found: Step, phase: Phase, is_told: bool) -> tuple[float, bool]:
         """One step; returns its loss, and whether any process was told to stop."""
         state, settings, n = self.state, self.settings, len(found.members)
         model = state.model[self.found[found.dataset].recipe.head]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tumble.data import Loader, Step
 from tumble.data.maker import MAXIMUM_CACHED_PAIRS
-from tumble.jobs.train.job import _state
+from tumble.jobs.train.job import prepared
 from tumble.jobs.train.loop import Loop, Place
 from tumble.jobs.train.ranks import Ranks
 from tumble.jobs.train.rates import set_rates
@@ -103,7 +103,7 @@ def plan(
     settings = settings.model_copy(update={"live": quiet})
     with tempfile.TemporaryDirectory() as folder, Ranks.start(settings.device) as ranks:
         found = sources(settings, show)
-        state = _state(settings, found, Path(folder), ranks, is_resumed=False)
+        state = prepared(settings, found, Path(folder), ranks, is_resumed=False)
         loop = Loop(settings, Place(Path(folder), ranks), found, state)
         try:
             steps = [_sized(one, loader) for one, loader in zip(found, loop.mixture.loaders, strict=True)]
@@ -164,7 +164,7 @@ def _measured(loop: Loop, sized: Sequence[_Sized], tell: Callable[[Progress], No
                 one.__dict__.pop("features", None)  # compiled for the phase before
             loop.state.next_phase(phase)
         loop.state.best = 0.0  # there is nothing to validate before the first step
-        loop._begin(phase)
+        loop.begin(phase)
         trainable = [one for one in loop.state.model.parameters() if one.requires_grad]
         n_steps = len(loop.mixture)
         rows.append(_phase_row(n, phase, loop, n_steps, sum(one.numel() for one in trainable)))
@@ -189,7 +189,7 @@ def _measured(loop: Loop, sized: Sequence[_Sized], tell: Callable[[Progress], No
 
 def _taken(loop: Loop, found: Step, phase: Phase) -> None:
     try:
-        loop._step(found, phase, is_told=False)
+        loop.take(found, phase, is_told=False)
     except torch.OutOfMemoryError as error:
         n_pairs = sum(part.batch.n_pairs for part in found.parts)
         raise ValueError(

@@ -110,8 +110,8 @@ class Residuals(NamedTuple):
 def symmetry_of(model: PET, phase: Phase, dataset: Dataset, settings: TrainSettings) -> dict[str, float]:
     """How symmetric and how conservative a model is on the first `settings.probe` structures of a validation set.
 
-    The rotational spread takes 12 turned copies of the probe; the force gap one call; λ, by automatic differentiation
-    of the direct forces in the precision of the model, about as much as ten.
+    The rotational spread takes 12 turned copies of the probe, the force gap one call; λ, by automatic differentiation
+    of the direct forces in the precision of the model, as much as about 7 calls with conservative forces.
 
     Args:
         model: whose answers are looked at.

@@ -8,18 +8,19 @@ between steps is cut. The numbers are those of the unsharded training.
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from tumble.jobs.train.ranks import Ranks
 from tumble.jobs.train.rates import optimizers_of
 from tumble.jobs.train.settings import Phase, TrainSettings
 from tumble.jobs.train.state import State
+
+if TYPE_CHECKING:  # these take as long to import as everything else, and change the filters of warnings
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 BLANK = "_blank"
 """Where a sharded model keeps its likeness without numbers, for sharded ones cannot be copied."""
@@ -70,8 +71,11 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
 
     Its optimizers must be made afterwards, and its weights be changed by optimizers only.
     """
-    if ranks.size == 1 or isinstance(model, FSDPModule):
+    if ranks.size == 1 or is_sharded(model):
         return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     blank = copy.deepcopy(model)
     for part in blank.modules():
         for name, weight in part.named_parameters(recurse=False):
@@ -80,23 +84,29 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
     model.__dict__[BLANK] = blank  # not as a module: its weights are none of the model's
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether its weights are cut."""
+    return BLANK in model.__dict__
+
+
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
     """Inside, the model has whole weights; their gradients at the end become those of the shards.
 
     Gradients must have been summed over the processes by then. Nothing happens to a model that is not sharded.
     """
-    if not isinstance(model, FSDPModule):
+    if not is_sharded(model):
         yield
         return
-    model.unshard()
-    whole = list(model.parameters())
+    sharded = cast("FSDPModule", model)
+    sharded.unshard()
+    weights = list(model.parameters())
     try:
         yield
     finally:
-        model.reshard()
-    for weight, part in zip(whole, model.parameters(), strict=True):
-        part.grad, weight.grad = None if weight.grad is None else _cut(weight.grad, cast(DTensor, part)), None
+        sharded.reshard()
+    for weight, part in zip(weights, model.parameters(), strict=True):
+        part.grad, weight.grad = None if weight.grad is None else _cut(weight.grad, part), None
 
 
 def complete(model: Module) -> Module:
@@ -117,7 +127,7 @@ def whole(content: Any, *, keep: bool = True) -> Any:
         content: what is to be saved.
         keep: False: this process only takes part, and gets None for every sharded tensor.
     """
-    if isinstance(content, DTensor):
+    if _is_cut(content):
         joined = _joined(content)
         return joined.cpu() if keep else None
     if isinstance(content, Mapping):
@@ -141,12 +151,19 @@ def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     optimizer.load_state_dict({**saved, "state": state})
 
 
+def _is_cut(value: object) -> bool:
+    return hasattr(value, "full_tensor")
+
+
 def _joined(value: Tensor) -> Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return cast("DTensor", value).full_tensor() if _is_cut(value) else value
 
 
 def _cut(value: Any, weight: Tensor) -> Any:
     """This process's part of a whole tensor of the shape of a weight; anything else as it is."""
-    if not (isinstance(weight, DTensor) and isinstance(value, Tensor) and value.shape == weight.shape):
+    if not (_is_cut(weight) and isinstance(value, Tensor) and value.shape == weight.shape):
         return value
-    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
+    from torch.distributed.tensor import distribute_tensor
+
+    like = cast("DTensor", weight)
+    return distribute_tensor(value.to(weight.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -42,6 +42,7 @@ def sources(settings: TrainSettings, show: Callable[[Table], None] = lambda tabl
         if settings.check_units:
             show(check_units(one.train))
         _check_labels(one, settings)
+    _check_groups(found, settings)
     return found
 
 
@@ -104,3 +105,15 @@ def _check_labels(one: Source, settings: TrainSettings) -> None:
                 f"{one.label}none of {len(one.train)} structures has a label, and phase {n} has neither an orbit term "
                 "nor an anchor to learn from. Give labelled files, or set orbit.weight or anchor.weight."
             )
+
+
+def _check_groups(found: list[Source], settings: TrainSettings) -> None:
+    """A weight for a group that no structure is of would be silently without effect."""
+    if not settings.config_weights:
+        return
+    there = {group for one in found for group in set(one.train.groups)}
+    if unknown := sorted(set(settings.config_weights) - there):
+        raise ValueError(
+            f"config_weights names {', '.join(unknown)}, and no training structure has such a config_type; there are "
+            f"{', '.join(sorted(there - {''})) or 'none'}. Correct the names, or leave them out."
+        )

@@ -183,7 +183,7 @@ class MessagePassing(nn.Module):
         self, table: Tensor, species: Tensor, layout: Layout,
         messages: Tensor | None, node: Tensor, inputs: Tensor, bias: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Features of atoms and edges behind this layer, from what enters it; arguments as in `tokens` and `forward`."""
+        """Features of atoms and edges behind this layer; arguments as in `tokens` and `forward`."""
         return self(node, self.tokens(messages, table, inputs, species), bias, layout)
 
     def tokens(self, messages: Tensor | None, table: Tensor, inputs: Tensor, species: Tensor) -> Tensor:
