@@ -33,6 +33,8 @@ from tumble.rotations import Rotations
 
 HERE = Path(__file__).resolve().parent
 RULE = "T@generic"
+SHARE = 8
+"""Every so manieth frame takes part where the time of an epoch is measured."""
 
 
 class Case(NamedTuple):
@@ -131,19 +133,29 @@ def mace(case: Case, folder: Path, epochs: int, chosen: argparse.Namespace) -> R
         "valid_file": folder / "valid.extxyz", "energy_key": "REF_energy", "forces_key": "REF_forces", "E0s": "average",
         "model": "MACE", "num_channels": chosen.channels, "max_L": chosen.max_l, "r_max": case.cutoff,
         "batch_size": case.per_batch, "valid_batch_size": 2 * case.per_batch, "max_num_epochs": epochs,
-        "ema_decay": 0.99, "start_swa": max(1, int(0.75 * epochs)), "device": "cpu", "default_dtype": "float32", "seed": 1, "plot": False,
-        "eval_interval": max(1, epochs // 10), "patience": epochs + 1, "num_workers": 0,
+        "ema_decay": 0.99, "start_swa": max(1, int(0.75 * epochs)), "device": "cpu", "default_dtype": "float32",
+        "seed": 1, "plot": False, "eval_interval": max(1, epochs // 10), "patience": epochs + 1, "num_workers": 0,
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     program = str(Path(chosen.mace).parent / "mace_run_train")
     return run([program, *words, "--swa", "--ema", "--amsgrad"], folder)
 
 
-def fitting(train: Any, minutes: float) -> tuple[int, float]:
-    """Epochs that fit into a budget of processor time, and the seconds of one; from runs of one and of three."""
-    one, three = train(1), train(3)
+def fitting(case: Case, folder: Path, train: Any, minutes: float) -> tuple[int, float]:
+    """Epochs that fit into a budget of processor time, and the seconds of one; from one and three on few frames."""
+    few = case._replace(train=case.train[::SHARE], valid=case.valid[::SHARE])
+    (folder / "timing").mkdir(exist_ok=True)
+    written(few, folder / "timing")
+    one, three = train(few, folder / "timing", 1), train(few, folder / "timing", 3)
     each = max((three.cpu_s - one.cpu_s) / 2, 1e-3)
-    return max(3, int((60 * minutes - (one.cpu_s - each)) / each)), each
+    whole = each * len(case.train) / len(few.train)
+    return max(3, int((60 * minutes - (one.cpu_s - each)) / whole)), whole
+
+
+def written(case: Case, folder: Path) -> None:
+    """The frames of a case as files."""
+    for part in ("train", "valid"):
+        ase.io.write(folder / f"{part}.extxyz", getattr(case, part), format="extxyz")
 
 
 ANSWER = """
@@ -199,7 +211,11 @@ def turned_spread(model: Path, structures: list[Atoms], folder: Path, python: st
 
 def measured_ours(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """Train and judge a PET."""
-    epochs, each = fitting(lambda n: ours(case, folder, n, chosen.rate), chosen.minutes)
+
+    def train(some: Case, where: Path, n: int) -> Run:
+        return ours(some, where, n, chosen.rate)
+
+    epochs, each = fitting(case, folder, train, chosen.minutes)
     used = ours(case, folder, epochs, chosen.rate)
     potential = tumble.load(folder / f"pet{epochs}" / "best.safetensors")
     said = tumble.predict(potential, case.test)
@@ -213,7 +229,11 @@ def measured_ours(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[
 
 def measured_mace(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """Train and judge a MACE; of its two final models the one that is better on the set kept apart."""
-    epochs, each = fitting(lambda n: mace(case, folder, n, chosen), chosen.minutes)
+
+    def train(some: Case, where: Path, n: int) -> Run:
+        return mace(some, where, n, chosen)
+
+    epochs, each = fitting(case, folder, train, chosen.minutes)
     used = mace(case, folder, epochs, chosen)
     files = [path for path in folder.glob(f"mace{epochs}*.model") if "compiled" not in path.name]
     python = chosen.mace
@@ -257,8 +277,7 @@ def main() -> None:
         for name, case in cases(chosen.data, chosen.sets).items():
             folder = (chosen.keep or Path(temporary)) / name
             folder.mkdir(parents=True, exist_ok=True)
-            for part in ("train", "valid"):
-                ase.io.write(folder / f"{part}.extxyz", getattr(case, part), format="extxyz")
+            written(case, folder)
             rows = [] if chosen.skip_ours else [measured_ours(case, folder, chosen)]
             print(name, json.dumps(rows), flush=True)
             if chosen.mace:

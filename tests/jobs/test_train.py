@@ -357,6 +357,25 @@ def test_weights_of_groups_that_are_not_there_are_refused(files: dict[str, str],
     assert train(settings, tmp_path / "run", max_minutes=0.0).title
 
 
+def test_an_uncertainty_needs_energies_to_calibrate_by(files: dict[str, str], tmp_path: Path) -> None:
+    frames = structures(2, seed=7)
+    for atoms in frames:
+        del atoms.info["REF_energy"]
+    write(tmp_path / "forces.extxyz", frames, format="extxyz")
+    changed = files | {"valid": str(tmp_path / "forces.extxyz")}
+    settings = recipe(changed, targets=("forces",), uncertainty={"kind": "llpr"})
+    with pytest.raises(ValueError, match=r"none of 2 validation structures has an energy to calibrate by"):
+        train(settings, tmp_path / "run")
+
+
+def test_a_finished_training_knows_its_uncertainty(files: dict[str, str], tmp_path: Path) -> None:
+    result = train(
+        recipe(files, phases=(Phase(epochs=1),), uncertainty={"kind": "llpr", "members": 2}), tmp_path / "run"
+    )
+    assert len(result.arrays["uncertainty_energy_sigma"]) == 4
+    assert checkpoint.load(tmp_path / "run" / "calibrated.safetensors").has_forces_uncertainty
+
+
 def test_direct_heads_are_dropped_where_a_phase_says_so(files: dict[str, str], tmp_path: Path) -> None:
     phases = (Phase(forces="direct", epochs=1), Phase(epochs=2, drop_direct=True))
     result = train(recipe(files, phases=phases), tmp_path / "run")
@@ -389,6 +408,7 @@ def test_what_a_start_knew_is_followed(files: dict[str, str], tmp_path: Path) ->
         ({"data": (), "valid": (), "sets": ({"name": "a", "data": ("x",), "labels": "start"},)}, r"start is not set"),
         ({"phases": ({"layers": "lora"},)}, r"phase 0 trains LoRA, and lora\.rank is 0"),
         ({"lora": {"rank": 4}}, r"there is nothing to adapt"),
+        ({"uncertainty": {"kind": "ensemble"}}, r"ensemble with 0 members; at least 2"),
         ({"phases": ({"forces": "both", "drop_direct": True},)}, r"drop_direct removes the direct heads"),
     ],
 )

@@ -14,7 +14,7 @@ import torch
 from tumble.jobs.train import durable, state
 from tumble.jobs.train.durable import LAST, PREVIOUS
 from tumble.jobs.train.settings import Phase, TrainSettings
-from tumble.jobs.train.state import State, forget, fresh, holds_training, restore
+from tumble.jobs.train.state import State, forget, fresh, holds_training, restore, write
 from tumble.models.pet import PET, Levels, PETSettings, without_direct
 
 SHAPE = PETSettings(
@@ -90,9 +90,9 @@ def resumed(folder: Path, settings: TrainSettings, warn: Callable[[str], None] =
 def folder(tmp_path: Path) -> Path:
     """With a last checkpoint after 3 steps, and one before after 2."""
     found = trained(recipe(), 2)
-    found.write(tmp_path, recipe())
+    write(tmp_path, found.content(recipe()))
     moved(found)
-    found.write(tmp_path, recipe())
+    write(tmp_path, found.content(recipe()))
     return tmp_path
 
 
@@ -107,7 +107,7 @@ def test_a_state_is_restored_to_the_same_bits_and_goes_on_with_them(
     found.next_phase(phases[1])
     moved(found)
     found.best, found.stalled, found.factor, found.seen = 0.1 + 0.2, 2, 0.25, 10**12
-    found.write(tmp_path, settings)
+    write(tmp_path, found.content(settings))
     again = resumed(tmp_path, settings)
     assert bits(again) == bits(found)
     for one in (found, again):
@@ -146,7 +146,7 @@ def test_dropped_heads_stay_dropped_in_weights_averages_and_file(tmp_path: Path)
 
 
 def resumed_from(found: State, folder: Path, settings: TrainSettings) -> State:
-    found.write(folder, settings)
+    write(folder, found.content(settings))
     return resumed(folder, settings)
 
 
@@ -155,7 +155,7 @@ def test_levels_that_share_weights_are_stored_once(tmp_path: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             shape = SHAPE.model_copy(update={"d_pet": 64, "d_node": 64, "d_feedforward": 64})
             found = fresh(Levels(PET([1], shape), names), recipe())
-        found.write(tmp_path, recipe())
+        write(tmp_path, found.content(recipe()))
         return (tmp_path / LAST).stat().st_size
 
     assert size(["pbe", "scan"]) < 1.3 * size(["pbe"])
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(
         assert name in told[-1]
         assert "previous.ckpt is used" in told[-1]
     found = resumed(folder, recipe())
-    found.write(folder, recipe())
+    write(folder, found.content(recipe()))
     assert bits(resumed(folder, recipe())) == bits(found)
     assert {one.name for one in folder.iterdir()} == {LAST, PREVIOUS, DAMAGED, DAMAGED + "1"}
 
@@ -258,7 +258,7 @@ def test_settings_that_do_not_change_the_weights_are_free(folder: Path, changes:
 ])  # fmt: skip
 def test_where_validations_decide_they_are_not_free(tmp_path: Path, deciding: dict[str, Any]) -> None:
     phases = (Phase(**deciding),)
-    trained(recipe(phases=phases)).write(tmp_path, recipe(phases=phases))
+    write(tmp_path, trained(recipe(phases=phases)).content(recipe(phases=phases)))
     with pytest.raises(ValueError, match="validate_every was 1 and is now 2"):
         resumed(tmp_path, recipe(phases=phases, validate_every=2))
 
@@ -318,20 +318,20 @@ class _Writing:
 def calls(folder: Path, found: State) -> list[int]:
     """Some of the calls of the operating system that writing a state takes, counted from 1, with the first and last."""
     with Interrupted(-1, Killed()) as watched:
-        found.write(folder, recipe())
+        write(folder, found.content(recipe()))
     return [1, 2, 3, *range(4, watched.calls - 6, watched.calls // 6), *range(watched.calls - 6, watched.calls + 1)]
 
 
 def test_wherever_a_write_is_killed_a_complete_checkpoint_remains(tmp_path: Path) -> None:
     found = trained(recipe(), 1)
-    found.write(tmp_path, recipe())
+    write(tmp_path, found.content(recipe()))
     for at in calls(tmp_path, found):
         moved(found)
         with Interrupted(at, Killed()), pytest.raises((Killed, RuntimeError)):
-            found.write(tmp_path, recipe())
+            write(tmp_path, found.content(recipe()))
         again = resumed(tmp_path, recipe())
         assert again.step in (found.step - 1, found.step)
-        found.write(tmp_path, recipe())
+        write(tmp_path, found.content(recipe()))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -343,7 +343,7 @@ def test_wherever_the_disk_is_full_the_error_says_so_and_nothing_older_is_lost(f
     pattern = r"last\.ckpt could not be written \(.*: [\d.]+ MB are free, 0\.\d MB are needed\)\. .*last\.ckpt is compl"
     for at in places:
         with failing(at, number), pytest.raises(RuntimeError, match=pattern) as caught:
-            found.write(folder, recipe())
+            write(folder, found.content(recipe()))
         assert str(caught.value).endswith("make room, then continue from it with --resume.")
         assert files(folder) == before, at
 
@@ -353,14 +353,14 @@ def test_a_read_only_folder_is_named(folder: Path) -> None:
     before = files(folder)
     pattern = r"last\.ckpt could not be written \(Read-only file system\).*is complete: make the folder writable, then"
     with failing(1, errno.EROFS), pytest.raises(RuntimeError, match=pattern):
-        found.write(folder, recipe())
+        write(folder, found.content(recipe()))
     assert files(folder) == before
 
 
 def test_without_an_older_checkpoint_the_error_promises_none(tmp_path: Path) -> None:
     found = trained(recipe())
     with failing(2, errno.EIO), pytest.raises(RuntimeError, match=r"No checkpoint was .*Remove the ca"):
-        found.write(tmp_path, recipe())
+        write(tmp_path, found.content(recipe()))
     assert not list(tmp_path.iterdir())
 
 

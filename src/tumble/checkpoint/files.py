@@ -1,6 +1,7 @@
 """Potentials as files: safetensors with a JSON card, no pickle."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -54,7 +55,10 @@ def save(potential: Potential, path: str | Path, card: Mapping[str, Any] | None 
     tensors = {name: value.detach().cpu().contiguous() for name, value in potential.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(to_bytes(tensors, metadata={"tumble": json.dumps(header)}))
+    with partial.open("wb") as file:
+        file.write(to_bytes(tensors, metadata={"tumble": json.dumps(header)}))
+        file.flush()
+        os.fsync(file.fileno())  # a file with this name shall be whole, even after a power cut
     partial.replace(path)
     return path
 

@@ -64,6 +64,9 @@ def predict(
     pairs_per_batch: Annotated[
         int | None, Parameter(help="Pairs of atoms in one call of the potential; chosen by the device if not given.")
     ] = None,
+    uncertainty: Annotated[
+        bool, Parameter(help="Say how uncertain answers are, where the potential knows; forces cost more calls.")
+    ] = True,
     where: Where = HERE,
     overwrite: Overwrite = False,
 ) -> int:
@@ -72,7 +75,7 @@ def predict(
         refuse_existing(output, overwrite or resume)
     elif resume:
         raise ValueError("--resume goes on with a file of answers, and none is named. Add -o FILE.")
-    options: dict[str, Any] = {"resume": resume, "pairs_per_batch": pairs_per_batch}
+    options: dict[str, Any] = {"resume": resume, "pairs_per_batch": pairs_per_batch, "uncertainty": uncertainty}
     data.expand([str(file) for file in files], folders=True)  # before a large model is loaded in vain
     potential = where.load(model)  # before the bar, for a download has a bar of its own
     try:

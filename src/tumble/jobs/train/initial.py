@@ -17,6 +17,8 @@ from tumble.potential import Gradient
 
 SAMPLE = 10_000
 """Structures that scales and constants are taken from, drawn at random where there are more."""
+ASKED = 256
+"""Structures that a start is asked about, to shift its constants."""
 
 
 def initial(settings: TrainSettings, found: Sequence[Source]) -> Levels:
@@ -31,7 +33,8 @@ def initial(settings: TrainSettings, found: Sequence[Source]) -> Levels:
     holds_on = any(phase.anchor.weight for phase in settings.phases) or not settings.phases[0].labels
     levels = Levels(first, heads)
     for head in heads:
-        sample = _sample([one.train for one in found if one.recipe.head == head], settings.seed)
+        n = SAMPLE if settings.start is None else ASKED
+        sample = _sample([one.train for one in found if one.recipe.head == head], n, settings.seed)
         if settings.start is None:
             fit_constants(levels[head], sample)
         elif settings.fit_offsets and not holds_on:
@@ -51,11 +54,11 @@ def _first(settings: TrainSettings, found: Sequence[Source]) -> PET:
     return PET(species, settings.model)
 
 
-def _sample(parts: Sequence[Dataset], seed: int) -> Dataset:
-    """Up to `SAMPLE` structures of several sets, as one."""
+def _sample(parts: Sequence[Dataset], most: int, seed: int) -> Dataset:
+    """Up to so many structures of several sets, as one."""
     drawn = []
     for part in parts:
-        n = max(1, SAMPLE // len(parts))
+        n = max(1, most // len(parts))
         chosen = np.arange(len(part)) if len(part) <= n else np.random.default_rng(seed).choice(len(part), n, False)
         drawn.append(part.select(np.sort(chosen).tolist()))
     return joined(drawn)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -15,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from tumble import checkpoint
-from tumble.jobs.train import certainty
-from tumble.jobs.train.durable import replace_text
+from tumble.jobs.train import certainty, durable
 from tumble.jobs.train.initial import initial
 from tumble.jobs.train.loop import BEST, METRICS, Loop, Place
 from tumble.jobs.train.ranks import Ranks
 from tumble.jobs.train.result import TrainResult
 from tumble.jobs.train.settings import TrainSettings
+from tumble.jobs.train.shard import check_shard, shard_state
 from tumble.jobs.train.sources import Source, sources
 from tumble.jobs.train.state import State, forget, fresh, holds_training, restore
 from tumble.models.pet import PET
@@ -63,6 +64,7 @@ def train(
         RuntimeError: the loss is no longer finite, a file cannot be written, or another process is lost.
     """
     started, folder = time.monotonic(), Path(folder)
+    check_shard(settings)
     with Ranks.start(settings.device) as ranks:
         if ranks.is_first:
             _prepare(folder, resume=resume, overwrite=overwrite)
@@ -70,7 +72,7 @@ def train(
         found = sources(settings, show if ranks.is_first else lambda table: None)
         state = prepared(settings, found, folder, ranks, is_resumed=resume)
         if ranks.is_first:
-            replace_text(folder / RECIPE, settings.to_yaml())
+            durable.replace_text(folder / RECIPE, settings.to_yaml())
         loop = Loop(settings, Place(folder, ranks), found, state)
         with _stop_signal() as was_told:
             is_complete = loop.run(
@@ -78,21 +80,25 @@ def train(
                 tell if ranks.is_first else lambda progress: None,
             )
         loop.close()
-        if ranks.is_first and not (folder / BEST).is_file():
+        if ranks.any(ranks.is_first and not (folder / BEST).is_file()):
             loop.keep()  # stopped before the first validation: these are the weights of the state to resume
         ranks.barrier()
-        arrays = _calibrated(settings, folder, found) if is_complete and ranks.is_first else {}
+        arrays = _calibrated(settings, folder, found, tell) if is_complete and ranks.is_first else {}
         return TrainResult.of(settings, folder, found, is_complete=is_complete, extra=arrays)
 
 
-def _calibrated(settings: TrainSettings, folder: Path, found: Sequence[Source]) -> Mapping[str, NDArray[Any]]:
+def _calibrated(
+    settings: TrainSettings, folder: Path, found: Sequence[Source], tell: Callable[[Progress], None]
+) -> Mapping[str, NDArray[Any]]:
     """Fit the uncertainty that the recipe wants to the best potential, and save it beside it."""
     if settings.uncertainty.kind == "none":
         return {}
     train, valid = found[0].train, found[0].valid
     model = cast(PET, checkpoint.load(folder / BEST, device=settings.device).model)
-    potential, arrays = certainty.fit(model, train, valid, settings.uncertainty, seed=settings.seed)
-    checkpoint.save(potential, folder / CALIBRATED, {"settings": settings.model_dump()})
+    how = settings.uncertainty
+    potential, arrays = certainty.fit(model, train, valid, how, turn=settings.turn, seed=settings.seed, tell=tell)
+    with durable.writing(folder / CALIBRATED):
+        checkpoint.save(potential, folder / CALIBRATED, {"settings": settings.model_dump()})
     return arrays
 
 
@@ -124,8 +130,14 @@ def prepared(
     for name in levels.names:
         levels[name].recompute = settings.recompute
     if is_resumed and holds_training(folder):
-        return restore(folder, levels, settings, lambda text: print(text, file=sys.stderr))
-    return fresh(levels, settings)
+        warn = partial(print, file=sys.stderr) if ranks.is_first else lambda text: None
+        state = restore(folder, levels, settings, warn)
+        ranks.barrier()  # the first process may write once all have read
+    else:
+        state = fresh(levels, settings)
+    if settings.shard:
+        shard_state(state, settings.phases[min(state.phase, len(settings.phases) - 1)], ranks)
+    return state
 
 
 @contextmanager

@@ -2,25 +2,28 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from tumble import checkpoint
 from tumble.data import Loader, Mixture, Step
+from tumble.jobs.train import durable
 from tumble.jobs.train.bad import refuse
-from tumble.jobs.train.durable import replace_text
 from tumble.jobs.train.polish import Anchors
 from tumble.jobs.train.ranks import Ranks
 from tumble.jobs.train.rates import after_validation, set_rates
 from tumble.jobs.train.settings import Phase, TrainSettings
+from tumble.jobs.train.shard import complete, gathered, whole
 from tumble.jobs.train.sources import Source
-from tumble.jobs.train.state import State
+from tumble.jobs.train.state import State, write
 from tumble.jobs.train.step import (
     Share,
     counts_of,
@@ -31,8 +34,8 @@ from tumble.jobs.train.step import (
     share,
     turns_of,
 )
-from tumble.jobs.train.validation import Validation, summarised
-from tumble.jobs.train.watch import Watchers
+from tumble.jobs.train.validation import Validation
+from tumble.jobs.train.watch import Watchers, said
 from tumble.models.pet import PET, merged, without_direct
 from tumble.results import Progress
 
@@ -62,7 +65,7 @@ class Loop:
         self.mixture = Mixture(loaders, [one.recipe.weight for one in found], seed=settings.seed)
         kept_apart = [self._loader(one, is_training=False) for one in found]
         self.validation = Validation(settings, found, kept_apart, place.ranks)
-        step = self.n_done or None
+        step = self.n_done if state.lines or self.n_done else None
         recipe = settings.model_dump(mode="json")
         self.watchers = Watchers(settings.live, self.folder, step=step, recipe=recipe) if self.ranks.is_first else None
         self.anchors: list[Anchors] = []
@@ -117,8 +120,9 @@ class Loop:
 
     def save(self) -> None:
         """Write the checkpoint now."""
+        content = whole(self.state.content(self.settings), keep=self.ranks.is_first)
         if self.ranks.is_first:
-            self.state.write(self.folder, self.settings)
+            write(self.folder, content)
         self._saved = time.monotonic()
 
     def close(self) -> None:
@@ -147,7 +151,7 @@ class Loop:
         if self.ranks.is_first:
             for name in state.model.names:
                 best, kept = self.path_of(name), self.path_of(name, f"phase{state.phase}")
-                kept.write_bytes(best.read_bytes())
+                durable.replace(kept, partial(_copy, best), needed=best.stat().st_size)
         state.next_phase(phases[state.phase + 1] if state.phase + 1 < len(phases) else None)
         self.save()
 
@@ -170,7 +174,8 @@ class Loop:
             tell(Progress(self.n_done, self.n_steps, self.message or f"loss {value:.3g}"))
             if is_told:
                 return False
-            if self.ranks.is_first and now - self._saved > 60 * self.settings.checkpoint_minutes:
+            is_due = self.ranks.is_first and now - self._saved > 60 * self.settings.checkpoint_minutes
+            if self.ranks.any(is_due) if self.settings.shard else is_due:  # shards are gathered by all
                 self.save()
         mean, state.losses = float(np.mean(state.losses)), []
         state.step, state.epoch = 0, state.epoch + 1
@@ -191,13 +196,14 @@ class Loop:
             for part in found.parts
         ]
         *counts, told = self.ranks.sums([*counts_of(shares).flatten().tolist(), float(is_told)])
-        value = self._gradient(model, shares, phase, torch.tensor(counts, dtype=torch.float64).view(3, 3))
-        trained = [one for optimizer in state.optimizers for group in optimizer.param_groups for one in group["params"]]
-        self.ranks.sum_gradients_(trained)
-        value = self.ranks.sum(value)
-        norm = torch.nn.utils.clip_grad_norm_(trained, phase.clip)
-        if not (math.isfinite(value) and bool(torch.isfinite(norm))):
-            refuse(found, self.found[found.dataset], self.folder, state, value)
+        with gathered(state.model):
+            value = self._gradient(model, shares, phase, torch.tensor(counts, dtype=torch.float64).view(3, 3))
+            trained = [one for one in state.model.parameters() if one.requires_grad]
+            self.ranks.sum_gradients_(trained)
+            value = self.ranks.sum(value)
+            norm = torch.nn.utils.clip_grad_norm_(trained, phase.clip)
+            if not (math.isfinite(value) and bool(torch.isfinite(norm))):
+                refuse(found, self.found[found.dataset], self.folder, state, value)
         for optimizer in state.optimizers:
             optimizer.step()
         state.average.update_parameters(state.model)
@@ -219,9 +225,9 @@ class Loop:
     def _check(self, phase: Phase, metrics: dict[str, float]) -> None:
         """Validate, write what was found and the state; a goal that is reached ends the phase."""
         state, started = self.state, time.monotonic()
-        metrics = metrics | self.validation.of(state.averages, phase)
+        metrics = metrics | self.validation.of(complete(state.averages), phase)
         if self.settings.live.raw:
-            raw = self.validation.errors_of(state.model, phase)
+            raw = self.validation.errors_of(complete(state.model), phase)
             metrics |= {f"raw_{name}": value for name, value in raw.items() if name.endswith("_mae")}
         metrics |= self._speed()
         is_reached = phase.until_spread is not None and metrics["forces_spread"] <= phase.until_spread
@@ -247,28 +253,37 @@ class Loop:
         if self.ranks.is_first:
             lines = (self.folder / METRICS).read_text().splitlines()[: state.lines] if state.lines else []
             lines.append(json.dumps(line))
-            replace_text(self.folder / METRICS, "\n".join(lines) + "\n")
+            durable.replace_text(self.folder / METRICS, "\n".join(lines) + "\n")
             write_table(self.folder, [json.loads(one) for one in lines])
-            if is_best:
-                self.keep({"errors": line})
             if self.watchers is not None:
                 self.watchers.tell(line)
+        if is_best:
+            self.keep({"errors": line})
         state.lines += 1
-        self.message = summarised(metrics)
+        self.message = said(metrics)
 
     def keep(self, card: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Write the averaged weights as the best potential so far, one file for each head."""
+        averages = complete(self.state.averages)
+        if not self.ranks.is_first:
+            return
         phase = self.settings.phases[min(self.state.phase, len(self.settings.phases) - 1)]
         for name in self.state.model.names:
-            potential = potential_of(merged(self.state.averages[name]), phase)
-            checkpoint.save(potential, self.path_of(name), {**card, "settings": self.settings.model_dump()})
+            potential = potential_of(merged(averages[name]), phase)
+            with durable.writing(self.path_of(name)):
+                checkpoint.save(potential, self.path_of(name), {**card, "settings": self.settings.model_dump()})
 
     def _epochs_done(self) -> int:
         return sum(phase.epochs for phase in self.settings.phases[: self.state.phase]) + self.state.epoch
+
+
+def _copy(source: Path, file: IO[bytes]) -> None:
+    with source.open("rb") as content:
+        shutil.copyfileobj(content, file)
 
 
 def write_table(folder: Path, rows: list[dict[str, Any]]) -> None:
     """The metrics as CSV, one column for every number that ever occurs."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(names), *(",".join(str(row.get(name, "")) for name in names) for row in rows)]
-    replace_text(folder / TABLE, "\n".join(lines) + "\n")
+    durable.replace_text(folder / TABLE, "\n".join(lines) + "\n")

@@ -168,6 +168,11 @@ class TrainSettings(Settings):
                 )
             if phase.layers == "lora" and not self.lora.rank:
                 raise ValueError(f"phase {n} trains LoRA, and lora.rank is 0. Set lora.rank, 8 for instance.")
+        if self.uncertainty.kind == "ensemble" and self.uncertainty.members < 2:
+            raise ValueError(
+                f"uncertainty.kind is ensemble with {self.uncertainty.members} members; at least 2 were expected. "
+                "Set uncertainty.members, 8 for instance."
+            )
         if self.lora.rank and self.start is None:
             raise ValueError(f"lora.rank is {self.lora.rank}, but there is nothing to adapt. Set start.")
         return self

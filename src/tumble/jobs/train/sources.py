@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from tumble import checkpoint
 from tumble.data import Dataset, check_units, coverage, leaks, read, split
 from tumble.jobs.train.extras import DataSet
@@ -42,6 +44,11 @@ def sources(settings: TrainSettings, show: Callable[[Table], None] = lambda tabl
         if settings.check_units:
             show(check_units(one.train))
         _check_labels(one, settings)
+    if settings.uncertainty.kind != "none" and np.isnan(found[0].valid.energies).all():
+        raise ValueError(
+            f"uncertainty.kind is {settings.uncertainty.kind}, and none of {len(found[0].valid)} validation structures "
+            "has an energy to calibrate by. Give labelled ones, or set uncertainty.kind to none."
+        )
     _check_groups(found, settings)
     return found
 
@@ -52,7 +59,7 @@ def _source(recipe: DataSet, settings: TrainSettings) -> Source:
     else:
         train, valid = split(_read(recipe, recipe.data, settings), settings.valid_fraction, settings.seed)
     if recipe.labels == "start":
-        train = _taught(train, settings)
+        train, valid = _taught(train, settings), valid if valid.known.any() else _taught(valid, settings)
     return Source(recipe, train, valid)
 
 

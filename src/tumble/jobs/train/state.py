@@ -93,15 +93,9 @@ class State:
             self.model.load_state_dict(self.averages.state_dict())
             self.optimizers = optimizers_of(self.model, phase)
 
-    def write(self, folder: Path, settings: TrainSettings) -> None:
-        """Write everything to last.ckpt; the one before is previous.ckpt from then on.
-
-        At every instant one of the two is complete.
-
-        Raises:
-            RuntimeError: the disk is full or the folder read-only; what was there is untouched.
-        """
-        content = {
+    def content(self, settings: TrainSettings) -> dict[str, Any]:
+        """Everything that is written, in plain values and tensors."""
+        return {
             "version": VERSION,
             "settings": json.dumps(_deciding(settings)),
             "model": self.model.state_dict(),
@@ -109,7 +103,6 @@ class State:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "counters": {name: getattr(self, name) for name in COUNTERS},
         }
-        durable.save(folder / LAST, content, keep=folder / PREVIOUS)
 
 
 COUNTERS = (
@@ -131,6 +124,17 @@ def averaged(model: Levels, decay: float) -> AveragedModel:
             average.lerp_(weight, share)
 
     return AveragedModel(model, multi_avg_fn=move)
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the content of a state to last.ckpt; the one before is previous.ckpt from then on.
+
+    At every instant one of the two is complete.
+
+    Raises:
+        RuntimeError: the disk is full or the folder read-only; what was there is untouched.
+    """
+    durable.save(folder / LAST, content, keep=folder / PREVIOUS)
 
 
 def holds_training(folder: Path) -> bool:

@@ -21,8 +21,6 @@ from tumble.models.pet import PET, Levels
 Found = tuple[Properties, Properties, Part]
 """The main answer about a part, and that of the direct heads."""
 
-LABELS = {"energy_mae": "E {:.3g} meV/atom", "forces_mae": "F {:.3g} meV/Å", "forces_spread": "spread {:.3g} meV/Å"}
-
 
 class Validation:
     """The validation sets of a recipe, dealt out over the processes, and files that shall not be forgotten."""
@@ -68,7 +66,10 @@ class Validation:
             weights.append(source.recipe.weight)
         metrics["valid_loss"] = sum(map(float.__mul__, losses, weights)) / sum(weights)
         if self.remembered is not None:
-            kept = self._residuals(levels.first, phase, self.remembered)[0].summary()
+            # What the start knew is at its own level of theory, which a set of its own answers may have kept.
+            heads = [one.recipe.head for one in self.found if one.recipe.labels == "start"]
+            model = levels[heads[0]] if heads else levels.first
+            kept = self._residuals(model, phase, self.remembered)[0].summary()
             metrics |= {f"remember_{name}": value for name, value in kept.items() if name.endswith("_mae")}
         return metrics
 
@@ -138,8 +139,3 @@ def _remembered(settings: TrainSettings, like: Loader) -> Loader | None:
         dataset, like.cutoff, atoms_per_batch=settings.atoms_per_batch, dtype=like.dtype, device=like.device,
         shuffle=False, rank=like.rank, world=like.world,
     )  # fmt: skip
-
-
-def summarised(metrics: dict[str, float]) -> str:
-    """The numbers that a progress line has room for."""
-    return ", ".join(text.format(metrics[name]) for name, text in LABELS.items() if name in metrics)
