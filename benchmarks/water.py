@@ -34,8 +34,10 @@ SOURCE = {
     "level": "revPBE0-D3 (CP2K) for the liquid; a PET trained on the same level for the monomers",
     "licence": "CC-BY-4.0 (data), BSD-3-Clause (weights)",
     "doi": "10.1073/pnas.1815117116, 10.24435/materialscloud:2018.0020/v1, 10.24435/materialscloud:kz-3b",
-    "command": "tumble train examples/recipes/water.yaml -o runs/water; "
-    "tumble train examples/recipes/water_monomer.yaml -o runs/water-monomer",
+    "command": "; ".join(
+        f"tumble train examples/recipes/{name.replace('-', '_')}.yaml -o runs/{name}"
+        for name in ("water", "water-monomer", "water-refine", "water-finish")
+    ),
     "use": "liquid water, ice and water molecules near 300 K, for trying things out; stresses were never trained",
 }
 
@@ -123,13 +125,14 @@ def ship(folder: Path, name: str, source: dict[str, Any], found: dict[str, Any])
     recipes, minutes, stage = [], 0.0, folder
     while True:
         recipe = yaml.safe_load((stage / "recipe.yaml").read_text())
-        for key in ("data", "valid"):
-            recipe[key] = ["/".join(Path(one).parts[-2:]) for one in recipe[key]]
+        for part in (recipe, *recipe.get("sets", ())):
+            for key in ("data", "valid"):
+                part[key] = ["/".join(Path(one).parts[-2:]) for one in part[key]]
         recipes.insert(0, recipe)
         minutes += [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()][-1]["minutes"]
         if recipe["start"] is None:
             break
-        stage = folder.parent / Path(recipe["start"]).parent.name
+        stage = folder.parent / Path(recipe["start"]).parent.name  # started from runs/NAME/best.safetensors
         recipe["start"] = "/".join(Path(recipe["start"]).parts[-2:])
     card = source | {
         "errors": found,
@@ -154,7 +157,8 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true", help="write it into the package, with its card")
     chosen = parser.parse_args()
     folder = Path(chosen.potential)
-    potential = tumble.load(folder / "best.safetensors" if folder.is_dir() else chosen.potential)
+    # The last training may have been that of the direct heads.
+    potential = Gradient(tumble.load(folder / "best.safetensors" if folder.is_dir() else chosen.potential).model)
     found: dict[str, Any] = {}
     if chosen.data:
         dataset = data.read(chosen.data)

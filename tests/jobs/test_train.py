@@ -408,6 +408,7 @@ def test_what_a_start_knew_is_followed(files: dict[str, str], tmp_path: Path) ->
         ({"data": (), "valid": (), "sets": ({"name": "a", "data": ("x",), "labels": "start"},)}, r"start is not set"),
         ({"phases": ({"layers": "lora"},)}, r"phase 0 trains LoRA, and lora\.rank is 0"),
         ({"lora": {"rank": 4}}, r"there is nothing to adapt"),
+        ({"compile": True}, r"no phase has forces: direct"),
         ({"uncertainty": {"kind": "ensemble"}}, r"ensemble with 0 members; at least 2"),
         ({"phases": ({"forces": "both", "drop_direct": True},)}, r"drop_direct removes the direct heads"),
     ],

@@ -381,7 +381,11 @@ def test_one_process_has_nothing_to_shard():
     [
         ({"optimizer": "muon"}, {}, "phase 0 does not allow it: its optimizer is muon, which needs whole matrices"),
         ({"drop_direct": True, "optimizer": "adamw"}, {}, "phase 0 does not allow it: it drops the direct heads"),
-        ({"optimizer": "adam"}, {"compile": True}, "shard and compile are both true; one of them was expected"),
+        (
+            {"optimizer": "adam", "forces": "direct"},
+            {"compile": True},
+            "shard and compile are both true; one of them was expected",
+        ),
     ],
 )
 def test_what_does_not_go_with_shards_is_refused(phase, more, reason):

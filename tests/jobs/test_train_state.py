@@ -199,7 +199,7 @@ def test_a_file_that_another_process_has_set_aside_already_is_no_error(
 def test_if_both_checkpoints_are_damaged_the_error_says_what_is_left(folder: Path) -> None:
     (folder / LAST).write_bytes(b"PK")
     (folder / PREVIOUS).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read .*previous\.ckpt cannot be read .*best\.safetens"):
+    with pytest.raises(ValueError, match=r"Move them away and start again, with start: .*best\.safetensors"):
         resumed(folder, recipe())
     assert {one.name for one in folder.iterdir()} == {LAST, PREVIOUS}
 

@@ -53,6 +53,22 @@ class Where:
 HERE = Where()
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class How:
+    """How structures are predicted."""
+
+    pairs_per_batch: Annotated[
+        int | None, Parameter(help="Pairs of atoms in one call of the potential; chosen by the device if not given.")
+    ] = None
+    uncertainty: Annotated[
+        bool, Parameter(help="Say how uncertain answers are, where the potential knows; forces cost more calls.")
+    ] = True
+
+
+SO = How()
+
+
 def predict(
     model: Name,
     files: Files,
@@ -61,12 +77,7 @@ def predict(
     resume: Annotated[
         bool, Parameter(negative="", show_default=False, help="Keep the answers in the output, and go on behind them.")
     ] = False,
-    pairs_per_batch: Annotated[
-        int | None, Parameter(help="Pairs of atoms in one call of the potential; chosen by the device if not given.")
-    ] = None,
-    uncertainty: Annotated[
-        bool, Parameter(help="Say how uncertain answers are, where the potential knows; forces cost more calls.")
-    ] = True,
+    how: How = SO,
     where: Where = HERE,
     overwrite: Overwrite = False,
 ) -> int:
@@ -75,7 +86,7 @@ def predict(
         refuse_existing(output, overwrite or resume)
     elif resume:
         raise ValueError("--resume goes on with a file of answers, and none is named. Add -o FILE.")
-    options: dict[str, Any] = {"resume": resume, "pairs_per_batch": pairs_per_batch, "uncertainty": uncertainty}
+    options: dict[str, Any] = {"resume": resume, "pairs_per_batch": how.pairs_per_batch, "uncertainty": how.uncertainty}
     data.expand([str(file) for file in files], folders=True)  # before a large model is loaded in vain
     potential = where.load(model)  # before the bar, for a download has a bar of its own
     try:

@@ -123,7 +123,7 @@ class TrainSettings(Settings):
     matmul: Literal["full", "tf32", "bf16"] = Field(
         "full", description="precision of matrix products in training; tf32 and bf16 are faster on a GPU, and coarser"
     )
-    compile: bool = Field(False, description="torch.compile the network; a minute at the start, then faster on a GPU")
+    compile: bool = Field(False, description="torch.compile the network in phases with direct forces: a minute at the start")
     recompute: bool = Field(False, description="compute activations twice instead of keeping them: less memory")
     shard: bool = Field(False, description="spread weights and optimizer over the processes (FSDP2), for large models")
     device: str = Field("cpu", description="where to train: cpu, cuda, ...")
@@ -168,6 +168,11 @@ class TrainSettings(Settings):
                 )
             if phase.layers == "lora" and not self.lora.rank:
                 raise ValueError(f"phase {n} trains LoRA, and lora.rank is 0. Set lora.rank, 8 for instance.")
+        if self.compile and all(phase.forces != "direct" for phase in self.phases):
+            raise ValueError(
+                "compile is true, and no phase has forces: direct; forces by differentiation need second derivatives, "
+                "which compiled code does not have. Set compile to false."
+            )
         if self.uncertainty.kind == "ensemble" and self.uncertainty.members < 2:
             raise ValueError(
                 f"uncertainty.kind is ensemble with {self.uncertainty.members} members; at least 2 were expected. "
