@@ -22,12 +22,15 @@ SHAPE = {
     "cutoff": 4.5, "d_pet": 64, "d_head": 64, "d_node": 128, "d_feedforward": 128, "num_heads": 4,
     "num_attention_layers": 1, "num_gnn_layers": 2, "edge_basis": 8,
 }  # fmt: skip
-PHASE = {"matrix_learning_rate": 0.005, "energy": {"weight": 0.5, "delta": 0.002}, "force": {"delta": 0.03}}
+PHASE = {"matrix_learning_rate": 0.01, "energy": {"weight": 0.5, "delta": 0.002}, "force": {"delta": 0.03}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "common": {},
-    "published input (edge_basis 0)": {"model": {"edge_basis": 0}},
-    "Muon 0.002": {"phase": {"matrix_learning_rate": 0.002}},
-    "Muon 0.015": {"phase": {"matrix_learning_rate": 0.015}},
+    "edge_basis 0": {"model": {"edge_basis": 0}},
+    "edge_gain 1": {"edge_gain": 1.0},
+    "edge_gain 1, edge_basis 0 (published)": {"edge_gain": 1.0, "model": {"edge_basis": 0}},
+    "edge_gain 8": {"edge_gain": 8.0},
+    "Muon 0.003": {"phase": {"matrix_learning_rate": 0.003}},
+    "Muon 0.02": {"phase": {"matrix_learning_rate": 0.02}},
     "AdamW 1e-3": {"phase": {"optimizer": "adamw", "learning_rate": 1e-3}},
     "two frames a step": {"frames": 2},
     "no average (ema 0)": {"ema": 0.0},
@@ -61,7 +64,7 @@ def recipe(variant: dict[str, Any], folder: Path, n_atoms: int, epochs: tuple[in
         "data": [str(folder / "train.extxyz")], "valid": [str(folder / "valid.extxyz")],
         "model": SHAPE | variant.get("model", {}) | ({"direct_forces": True} if direct else {}), "phases": phases,
         "atoms_per_batch": n_atoms * variant.get("frames", 1), "ema": variant.get("ema", 0.999), "probe": 0,
-        "live": {"raw": False}, "check_units": False, "leaks": "allow",
+        "edge_gain": variant.get("edge_gain", 4.0), "live": {"raw": False}, "check_units": False, "leaks": "allow",
         "validate_every": max(1, (direct + conservative) // 8),
     }  # fmt: skip
 

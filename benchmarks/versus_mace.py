@@ -149,7 +149,7 @@ def fitting(case: Case, folder: Path, train: Any, minutes: float) -> tuple[int, 
     one, three = train(few, folder / "timing", 1), train(few, folder / "timing", 3)
     each = max((three.cpu_s - one.cpu_s) / 2, 1e-3)
     whole = each * len(case.train) / len(few.train)
-    return max(3, int((60 * minutes - (one.cpu_s - each)) / whole)), whole
+    return max(1, int((60 * minutes - (one.cpu_s - each)) / whole)), whole
 
 
 def written(case: Case, folder: Path) -> None:
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--mace", help="python of an environment with mace-torch; without it only ours is trained")
     parser.add_argument("--sets", nargs="+", default=["water", "ethanol", "silicon"])
     parser.add_argument("--minutes", type=float, default=10.0, help="processor minutes for each training")
-    parser.add_argument("--rate", type=float, default=0.005, help="Muon's rate in our recipe")
+    parser.add_argument("--rate", type=float, default=0.01, help="Muon's rate in our recipe")
     parser.add_argument("--channels", type=int, default=64, help="of MACE")
     parser.add_argument("--max-l", type=int, default=0, help="of MACE")
     parser.add_argument("--skip-ours", action="store_true")
@@ -274,7 +274,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="add the table to this file")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        for name, case in cases(chosen.data, chosen.sets).items():
+        for name in chosen.sets:
+            case = cases(chosen.data, [name])[name]
             folder = (chosen.keep or Path(temporary)) / name
             folder.mkdir(parents=True, exist_ok=True)
             written(case, folder)

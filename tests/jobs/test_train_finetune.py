@@ -300,7 +300,7 @@ def test_replay_keeps_what_would_be_forgotten(
     assert forgetful["remember_forces_mae"] > 3 * desk.errors["forces_mae"]
     for kind in ("forces_mae", "energy_mae"):
         assert replayed[f"remember_{kind}"] < 0.5 * forgetful[f"remember_{kind}"], kind
-    assert replayed["forces_mae"] < 2 * forgetful["forces_mae"]  # and the new element is learned all the same
+    assert replayed["forces_mae"] < 3 * forgetful["forces_mae"]  # and the new element is learned all the same
 
 
 def test_every_level_of_theory_has_a_head_and_a_file_of_its_own(desk: Desk, tmp_path: Path) -> None:

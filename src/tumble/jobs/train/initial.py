@@ -1,6 +1,7 @@
 """The weights before the first step, with scales and constants from the data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from tumble.jobs.train.sources import Source
 from tumble.jobs.train.start import trainable
 from tumble.jobs.train.step import heads_of
 from tumble.models.pet import PET, Levels
+from tumble.models.pet.layers import MessagePassing
 from tumble.packs import predict
 from tumble.potential import Gradient
 
@@ -51,7 +53,12 @@ def _first(settings: TrainSettings, found: Sequence[Source]) -> PET:
         raise ValueError(
             "a phase learns direct forces, but the model has no head for them. Set model.direct_forces to true."
         )
-    return PET(species, settings.model)
+    model = PET(species, settings.model)
+    with torch.no_grad():
+        for layer in cast(Iterable[MessagePassing], model.gnn_layers):
+            # With the usual weights a pair's vector is lost beside embeddings, and long plateaus precede any learning.
+            layer.edge_embedder.weight *= settings.edge_gain
+    return model
 
 
 def _sample(parts: Sequence[Dataset], most: int, seed: int) -> Dataset:

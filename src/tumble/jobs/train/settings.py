@@ -20,7 +20,7 @@ class Phase(Settings):
         "muon", description="muon takes the inner matrices and leaves the rest to adam"
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of adam or adamw")
-    matrix_learning_rate: float = Field(1.5e-2, gt=0, description="peak learning rate of muon, for inner matrices")
+    matrix_learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of muon, for inner matrices")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     schedule: Literal["cosine", "linear", "constant", "plateau"] = Field(
         "cosine", description="after the warm-up: down to 0, level, or lowered whenever validation stalls"
@@ -96,6 +96,9 @@ class TrainSettings(Settings):
         {}, description="factor in the loss for structures by their config_type; others have 1"
     )
     model: PETSettings = Field(PETSettings(edge_basis=8), description="the shape of the PET")
+    edge_gain: float = Field(
+        4.0, gt=0, description="of a new model: factor on the initial weights for what an edge sees; 1 learns slowly"
+    )
     start: str | None = Field(None, description="a saved PET whose weights are the start; it also sets the model")
     fit_offsets: bool = Field(
         True,
@@ -123,7 +126,7 @@ class TrainSettings(Settings):
     matmul: Literal["full", "tf32", "bf16"] = Field(
         "full", description="precision of matrix products in training; tf32 and bf16 are faster on a GPU, and coarser"
     )
-    compile: bool = Field(False, description="torch.compile the network in phases with direct forces: a minute at the start")
+    compile: bool = Field(False, description="torch.compile the network, in phases with direct forces")
     recompute: bool = Field(False, description="compute activations twice instead of keeping them: less memory")
     shard: bool = Field(False, description="spread weights and optimizer over the processes (FSDP2), for large models")
     device: str = Field("cpu", description="where to train: cpu, cuda, ...")
