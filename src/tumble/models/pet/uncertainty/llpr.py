@@ -35,8 +35,7 @@ class LLPR(Potential):
     multiplier: () α, eV.
     members:    (M, F) last layers of the ensemble, eV; what they share does not matter.
     are_trained: () bool, whether the members were trained; the uncertainty of an energy is then theirs.
-    forces_multiplier: () by which the scatter of the members' forces is multiplied, for they depend on features in
-        directions that energies hardly test.
+    forces_multiplier: () factor on the scatter of the members' forces: energies hardly test what forces depend on.
 
     Source: Bigi, Chong, Ceriotti, Grasselli, Mach. Learn. Sci. Technol. 5, 045018 (2024), doi:10.1088/2632-2153/ad805f.
     """
