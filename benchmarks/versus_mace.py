@@ -242,7 +242,8 @@ def measured_mace(case: Case, folder: Path, chosen: argparse.Namespace) -> dict[
     found = errors(*mace_answers(best, case.test, folder, python), case.test)
     size = turned_spread(best, case.test[:4], folder, python)
     count = "import sys,torch; print(sum(p.numel() for p in torch.load(sys.argv[1], weights_only=False).parameters()))"
-    n = int(subprocess.run([python, "-c", count, str(best)], capture_output=True, text=True, check=True).stdout)
+    said = subprocess.run([python, "-c", count, str(best)], capture_output=True, text=True, check=True).stdout
+    n = int(said.split()[-1])  # packages that are imported may have said something before
     name = f"MACE {chosen.channels}, L={chosen.max_l}"
     return row(name, case, epochs, each, used, found, size, n)
 

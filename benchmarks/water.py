@@ -36,7 +36,7 @@ SOURCE = {
     "doi": "10.1073/pnas.1815117116, 10.24435/materialscloud:2018.0020/v1, 10.24435/materialscloud:kz-3b",
     "command": "; ".join(
         f"tumble train examples/recipes/{name.replace('-', '_')}.yaml -o runs/{name}"
-        for name in ("water", "water-monomer", "water-refine", "water-finish", "water-both")
+        for name in ("water", "water-monomer", "water-refine", "water-finish", "water-both", "water-last")
     ),
     "use": "liquid water, ice and water molecules near 300 K, for trying things out; stresses were never trained",
 }

@@ -101,8 +101,6 @@ def numbers(this: Ranks) -> dict[str, Any]:
     ranks.BUCKET = 64
     tensors = [torch.full((k, 2), float(this.rank + k), dtype=kind) for k in (1, 2, 3) for kind in FLOATS]
     this.sum_(tensors)
-    own = [torch.arange(5.0) + 10 * this.rank]
-    this.broadcast_(own)
     weights = [torch.zeros(2, requires_grad=True) for _ in range(3)]
     weights[0].grad = torch.ones(2)
     if this.rank:
@@ -111,7 +109,6 @@ def numbers(this: Ranks) -> dict[str, Any]:
     ranks.BUCKET = 25_000_000
     return {
         "sums": [one.tolist() for one in tensors],
-        "broadcast": own[0].tolist(),
         "gradients": [None if one.grad is None else one.grad.tolist() for one in weights],
         "sum": this.sum(0.1 + this.rank),
         "any": [this.any(this.rank == 1), this.any(False)],
@@ -265,7 +262,6 @@ def test_one_process_sends_nothing_and_changes_nothing(monkeypatch):
         weight, tensor = torch.ones(2, requires_grad=True), torch.arange(3.0)
         weight.grad = torch.full((2,), 2.0)
         this.sum_([tensor])
-        this.broadcast_([tensor])
         this.sum_gradients_([weight])
         this.barrier()
         assert this.is_first
@@ -317,7 +313,6 @@ def test_two_processes_add_up_and_get_the_same_bits(found):
     first, second = (one["numbers"] for one in found)
     assert {**first, "gathered": 0} == {**second, "gathered": 0}
     assert first["sums"] == [[[2.0 * k + 1] * 2] * k for k in (1, 2, 3) for _ in FLOATS]
-    assert first["broadcast"] == [0, 1, 2, 3, 4]
     assert first["sum"] == pytest.approx(1.2, abs=1e-15)
     assert first["any"] == [True, False]
     assert first["gathered"] == second["gathered"] == [0, 1, 1]

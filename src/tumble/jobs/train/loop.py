@@ -36,7 +36,7 @@ from tumble.jobs.train.step import (
 )
 from tumble.jobs.train.validation import Validation
 from tumble.jobs.train.watch import Watchers, said
-from tumble.models.pet import PET, merged, without_direct
+from tumble.models.pet import PET, without_direct
 from tumble.results import Progress
 
 BEST, METRICS, TABLE = "best.safetensors", "metrics.jsonl", "metrics.csv"
@@ -269,7 +269,7 @@ class Loop:
             return
         phase = self.settings.phases[min(self.state.phase, len(self.settings.phases) - 1)]
         for name in self.state.model.names:
-            potential = potential_of(merged(averages[name]), phase)
+            potential = potential_of(averages.extracted(name), phase)
             with durable.writing(self.path_of(name)):
                 checkpoint.save(potential, self.path_of(name), {**card, "settings": self.settings.model_dump()})
 

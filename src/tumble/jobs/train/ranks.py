@@ -123,21 +123,6 @@ class Ranks:
                 gradients.append(weight.grad)
         self.sum_(gradients)
 
-    @torch.no_grad()
-    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by those of the first process.
-
-        Args:
-            tensors: on this process's device; the same shapes, types and order on every process.
-        """
-        if self.size == 1:
-            return
-        with self._talking():
-            for bucket in _buckets(tensors):
-                flat = _flat(bucket)
-                distributed.broadcast(flat, src=0)
-                _spread(flat, bucket)
-
     def sums(self, values: Sequence[float]) -> list[float]:
         """Sums of numbers over all processes, in double precision."""
         if self.size == 1:
