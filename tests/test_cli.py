@@ -287,7 +287,7 @@ def test_info_says_what_a_potential_is(argon, capsys):
     assert said["card"]["licence"].startswith("CC-BY")
     assert main(["info", "water"]) == 0
     text = capsys.readouterr().out
-    assert "of them; --json shows them" in text
+    assert f"{len(said['card']['recipes'])} of them; --json shows them" in text
     assert main(["info", "watre"]) == 2
     assert "Did you mean 'water'?" in capsys.readouterr().err
 
