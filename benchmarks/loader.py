@@ -23,7 +23,7 @@ from ase.build import bulk
 
 import tumble
 from tumble.batch import Properties
-from tumble.cli.screen import show
+from tumble.cli.console import show
 from tumble.data import Loader, Step, Store, maker
 from tumble.data.order import in_steps, ordered
 from tumble.models.pet import PET, PETSettings

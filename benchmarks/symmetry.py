@@ -19,8 +19,8 @@ from ase import Atoms
 from ase.build import bulk
 
 import tumble
+from tumble.cli.console import show
 from tumble.cli.demo import ice, liquid, monomer
-from tumble.cli.screen import show
 from tumble.crystal import space_group
 from tumble.potential import Potential, collate_for
 from tumble.results import Table, number

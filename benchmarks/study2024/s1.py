@@ -34,7 +34,7 @@ from study2024.nodes import Nodes
 from study2024.picture import draw
 from study2024.published import LEVELS
 from study2024.tables import REFERENCE, Found, facts, page
-from tumble.cli.screen import progress_bar
+from tumble.cli.console import progress_bar
 from tumble.potential import Potential
 
 GROUPS: Final = ("T", "O", "I", "Th", "Oh", "Ih")

@@ -15,6 +15,8 @@ from analytic import Handed, PairFunction, Recorder, dimer
 from tumble.batch import Batch, Properties
 from tumble.bridges.ase import Foreign
 from tumble.crystal import space_group
+from tumble.crystal.ideal import translations
+from tumble.jacobian.vibrations import modes
 from tumble.jobs.audit.measures.curvature import (
     COARSE,
     FINE,
@@ -27,8 +29,6 @@ from tumble.jobs.audit.measures.curvature import (
     n_calls_needed,
     usual_step,
 )
-from tumble.jobs.audit.measures.ideal import translations
-from tumble.jobs.audit.measures.vibrations import modes
 from tumble.models.pair import LennardJones
 from tumble.potential import Gradient, Potential
 from tumble.rotations import Rotations

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 import tumble
 from tumble.batch import Properties
 from tumble.cli import DONE
-from tumble.cli.screen import progress_bar, show_verdicts
+from tumble.cli.console import progress_bar, show_verdicts
 from tumble.data import Dataset
 from tumble.jobs.audit import AuditSettings
 from tumble.units import BOLTZMANN

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from tumble import checkpoint
 from tumble.checkpoint import hub
 from tumble.cli import DONE
-from tumble.cli.screen import show
+from tumble.cli.console import show
 from tumble.cli.verbs import Name, Overwrite, Variant
 from tumble.results import Table
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from tumble import data
 from tumble.cli import DONE
-from tumble.cli.screen import progress_bar, show
+from tumble.cli.console import progress_bar, show
 
 if TYPE_CHECKING:
     from tumble.data import StoreSettings

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 import tumble
 from tumble.cli import DONE
-from tumble.cli.screen import progress_bar, show
+from tumble.cli.console import progress_bar, show
 from tumble.cli.verbs import Overwrite, refuse_existing
 from tumble.results.schema import schema as schema_of
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 import tumble
 from tumble import checkpoint, data
 from tumble.cli import DONE
-from tumble.cli.screen import progress_bar, show
+from tumble.cli.console import progress_bar, show
 from tumble.cli.verbs import Name, Overwrite, refuse_existing
 from tumble.data.fingerprints import exact
 from tumble.jobs.train.certainty import fit

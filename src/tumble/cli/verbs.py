@@ -12,7 +12,7 @@ from cyclopts import Parameter
 import tumble
 from tumble import checkpoint, data
 from tumble.cli import DONE, INTERRUPTED, NOT_TRUSTED
-from tumble.cli.screen import progress_bar, show, show_unmet, show_verdicts
+from tumble.cli.console import progress_bar, show, show_unmet, show_verdicts
 from tumble.jobs.audit.tasks import KEYS
 from tumble.jobs.predict import predict_files
 from tumble.results import load_result, load_trust, parse_require, trust_schema, unmet

@@ -1,6 +1,6 @@
 """Settings, facts and results: what was chosen for a job, what the job found, and the folder that keeps both."""
 
-from tumble.results.facts import Cell, Curve, Fact, Map, Series, Sketch, Table, Verdict, number
+from tumble.results.facts import Cell, Curve, Fact, Heat, Map, Series, Sketch, Table, Verdict, number
 from tumble.results.folder import Result, Saved, load_result
 from tumble.results.progress import Progress
 from tumble.results.settings import Setting, Settings
@@ -10,6 +10,7 @@ __all__ = [
     "Cell",
     "Curve",
     "Fact",
+    "Heat",
     "Map",
     "Progress",
     "Result",

@@ -46,13 +46,15 @@ class Series:
 
     x:     (n,) numbers, or n words for bars. Of a histogram: the samples (y empty) or the n + 1 edges of its bins.
     y:     (n,) numbers. Of a histogram: empty, or the n counts.
-    error: (n,) standard error of y, or None.
+    error: (n,) standard error of y, or None; a line gets a ribbon, points and bars get whiskers.
+    group: series of one group look alike and share an entry of the legend: the branches of a band structure.
     """
 
     name: str
     x: ArrayLike
     y: ArrayLike = ()
     error: ArrayLike | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         """Freeze the numbers."""
@@ -70,7 +72,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """Series over common axes, whose labels carry the units."""
+    """Series over common axes, whose labels carry the units.
+
+    ticks: places on the x axis with names, such as the corners of a path through the Brillouin zone; none: numbers.
+    """
 
     title: str
     x_label: str
@@ -80,10 +85,11 @@ class Curve:
     log_x: bool = False
     log_y: bool = False
     note: str = ""
+    ticks: Sequence[tuple[float, str]] = ()
 
     def __post_init__(self) -> None:
         """Freeze the series and check that x and y match."""
-        _freeze(self, series=tuple(self.series))
+        _freeze(self, series=tuple(self.series), ticks=tuple((float(x), str(name)) for x, name in self.ticks))
         _one_of(self.kind, get_args(Kind), f"kind of curve '{self.title}'")
         for one in self.series:
             x, y = np.size(one.x), np.size(one.y)
@@ -168,7 +174,33 @@ class Sketch:
         )
 
 
-Fact: TypeAlias = Table | Curve | Map | Sketch
+@dataclass(frozen=True)
+class Heat:
+    """A matrix of numbers under named rows and columns, coloured by size: signed, and centred on zero.
+
+    rows, columns: names.
+    values:        (rows, columns) in `unit`; NaN stays empty.
+    """
+
+    title: str
+    unit: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: ArrayLike
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Freeze the numbers and check that there is one for each row and column."""
+        shape = (len(self.rows), len(self.columns))
+        _freeze(
+            self,
+            rows=tuple(str(name) for name in self.rows),
+            columns=tuple(str(name) for name in self.columns),
+            values=_floats(self.values, shape, f"values of '{self.title}'"),
+        )
+
+
+Fact: TypeAlias = Table | Curve | Map | Sketch | Heat
 """One table or figure."""
 
 WORDS: dict[Answer, str] = {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from pydantic import ConfigDict
 
-from tumble.results.facts import Curve, Fact, Map, Series, Sketch, Table, Verdict, number
+from tumble.results.facts import Curve, Fact, Heat, Map, Series, Sketch, Table, Verdict, number
 from tumble.results.settings import Settings
 from tumble.results.trust import Protocol, Structure, Trust
 
@@ -286,7 +286,7 @@ def _fact(stored: dict[str, Any]) -> Fact:
     fields = {name: value for name, value in stored.items() if name != "fact"}
     if stored["fact"] == "Curve":
         return Curve(**fields | {"series": tuple(Series(**one) for one in fields["series"])})
-    kinds: dict[str, type[Table] | type[Map] | type[Sketch]] = {"Table": Table, "Map": Map, "Sketch": Sketch}
+    kinds: dict[str, type[Table | Map | Sketch | Heat]] = {"Table": Table, "Map": Map, "Sketch": Sketch, "Heat": Heat}
     return kinds[stored["fact"]](**fields)
 
 

@@ -1,12 +1,11 @@
 """audit(): how unsymmetric a potential is, in which channels, and whether it matters."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 
-import torch
 from ase import Atoms
 
 from tumble.batch import Properties
+from tumble.checkpoint.subject import subject
 from tumble.data import Dataset
 from tumble.jobs.audit.finding import Finding
 from tumble.jobs.audit.ladder import measuring_rules, price, remedies_run
@@ -14,10 +13,9 @@ from tumble.jobs.audit.result import AuditResult
 from tumble.jobs.audit.settings import AUDIT_V1, AuditSettings
 from tumble.jobs.audit.survey import survey
 from tumble.jobs.audit.tasks import needed
-from tumble.potential import Direct, Gradient, Potential, Sum, check_species, collate_for
+from tumble.potential import Potential, check_species, collate_for
 from tumble.results import Progress
 from tumble.rotations import Rotations
-from tumble.symmetry import Projected, Symmetrized
 
 
 def audit(
@@ -68,20 +66,6 @@ def audit(
     return AuditResult.of(settings, subject(potential, name), findings, labels)
 
 
-def describe(potential: Potential) -> str:
-    """A potential in words: its models, how its forces come about, what it is averaged over."""
-    if isinstance(potential, Symmetrized):
-        return f"{describe(potential.inner)} averaged over {potential.rotations.name}"
-    if isinstance(potential, Projected):
-        return f"{describe(potential.inner)} projected on the crystal"
-    if isinstance(potential, Sum):
-        return " + ".join(describe(part) for part in potential.parts)  # type: ignore[arg-type]
-    if isinstance(potential, Gradient | Direct):
-        direct = " with direct forces" if isinstance(potential, Direct) else ""
-        return type(potential.model).__name__ + direct
-    return type(getattr(potential, "calculator", potential)).__name__
-
-
 def _structures(
     given: Atoms | Sequence[Atoms] | Dataset, labels: Sequence[Properties | None] | None
 ) -> tuple[list[Atoms], list[Properties | None], list[str]]:
@@ -106,20 +90,6 @@ def _structures(
             )
     names = [one.get_chemical_formula() + source for one, source in zip(atoms, sources, strict=True)]
     return atoms, list(labels), names
-
-
-def subject(potential: Potential, name: str = "") -> dict[str, str]:
-    """What a certificate says a potential is: its name, and the SHA-256 of its weights where it has any."""
-    weights = hashlib.sha256()
-    tensors = potential.state_dict()
-    for key, tensor in tensors.items():
-        weights.update(key.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    known = {
-        "name": name or describe(potential),
-        "made_of": describe(potential),
-        "dtype": str(potential.dtype).removeprefix("torch."),
-    }
-    return known | ({"digest": weights.hexdigest()} if tensors else {})
 
 
 def _n_calls(rule: Rotations | None, settings: AuditSettings) -> int:

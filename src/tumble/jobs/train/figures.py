@@ -120,7 +120,8 @@ def _series(rows: Rows, x: str, names: Mapping[str, str], factor: float = 1.0) -
     for label, name in names.items():
         known = [(row[x], factor * row[name]) for row in rows if row.get(name) is not None]
         if known:
-            found.append(Series(label, *zip(*known, strict=True)))
+            along, up = zip(*known, strict=True)
+            found.append(Series(label, along, up))
     return tuple(found)
 
 

@@ -12,9 +12,9 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from tumble.crystal import SpaceGroup
+from tumble.crystal.ideal import ideal, translations
 from tumble.jacobian import precise, rounding_of
-from tumble.jobs.audit.measures.ideal import ideal, translations
-from tumble.jobs.audit.measures.vibrations import frequencies_of, modes, weighted
+from tumble.jacobian.vibrations import frequencies_of, modes, weighted
 from tumble.packs import predict
 from tumble.potential import Potential
 from tumble.rotations import Rotations

@@ -6,10 +6,10 @@ import numpy as np
 from ase import Atoms
 
 from tumble.crystal import SpaceGroup
+from tumble.crystal.ideal import ideal
 from tumble.jacobian import precise, rounding_of
+from tumble.jacobian.vibrations import modes
 from tumble.jobs.audit.measures.curvature import Curvature, Floats, LEAST_THz, usual_step
-from tumble.jobs.audit.measures.ideal import ideal
-from tumble.jobs.audit.measures.vibrations import modes
 from tumble.packs import predict
 from tumble.potential import Potential
 from tumble.units import MEV, THZ, EV_PER_A3_TO_GPa

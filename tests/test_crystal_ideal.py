@@ -4,8 +4,8 @@ from ase import Atoms
 from ase.build import bulk, graphene, make_supercell, molecule
 
 from tumble.crystal import space_group
+from tumble.crystal.ideal import ideal, translations
 from tumble.jobs.audit.measures.curvature import curvature
-from tumble.jobs.audit.measures.ideal import ideal, translations
 from tumble.jobs.audit.measures.rest import forbidden_at_rest
 from tumble.models.pair import LennardJones
 from tumble.potential import Gradient

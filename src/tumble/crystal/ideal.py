@@ -4,7 +4,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from tumble.crystal import SpaceGroup
+from tumble.crystal.space import SpaceGroup
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

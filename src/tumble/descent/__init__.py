@@ -1,0 +1,1 @@
+"""Descent: structures walking downhill together, and whether they have arrived."""
