@@ -19,11 +19,12 @@ from ase.build import bulk, molecule
 from tumble.page import report
 from tumble.page.compare import change, labels_of
 from tumble.page.drawings import draw_atoms, draw_map
+from tumble.page.matrices import draw_matrix
 from tumble.page.merge import merge, overlay
 from tumble.page.palette import COLOURS
 from tumble.page.plots import plot
 from tumble.page.typeset import headline
-from tumble.results import Curve, Map, Result, Series, Settings, Sketch, Table, Verdict, load_result
+from tumble.results import Curve, Heat, Map, Result, Series, Settings, Sketch, Table, Verdict, load_result
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -128,11 +129,23 @@ def sketch(atoms: Any, values: Any) -> Sketch:
     return Sketch("A sketch", "meV/Å", atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, values)
 
 
+def bands() -> Curve:
+    x, ticks = np.linspace(0, 1, 30), ((0.0, "Γ"), (0.4, "X|K"), (1.0, "L"))
+    branches = [Series(f"{k}", x, k * np.sin(x), np.full(30, 0.1), group="projected") for k in range(3)]
+    raw = [Series(f"raw {k}", x, k * np.sin(x) + 0.1, group="raw") for k in range(3)]
+    return Curve("Bands", "", "frequency, THz", (*branches, *raw), ticks=ticks)
+
+
+def heat() -> Heat:
+    return Heat("Stiffness", "GPa", ["xx", "yy"], ["xx", "yy"], [[160.0, -64.0], [0.01, 79.5]])
+
+
 KINDS = ("line", "scatter", "bars", "histogram", "parity")
 FACTS = (
     *(curve(kind) for kind in KINDS),
     sphere(),
     sketch(molecule("H2O"), [0.1, 0.2, 0.3]),
+    heat(),
     sketch(bulk("Si", cubic=True), np.linspace(-1, 1, 8)),
     Table("A table", ("rule", "calls", "fine"), [("Oh", 48, True), ("Ih", 120.5, None)], note="In calls."),
 )
@@ -205,7 +218,7 @@ def test_a_limit_has_no_digits_that_nobody_chose(tmp_path: Path) -> None:
 
 def test_every_figure_has_a_drawing_and_says_in_words_what_it_shows(page: str) -> None:
     labels = re.findall(r'class="drawing" role="img" aria-label="([^"]+)"', page)
-    assert len(labels) == page.count("<figure>") == 8
+    assert len(labels) == page.count("<figure>") == 9
     assert any("Histogram plot of y, eV against x, Å: raw, binned. raw: median" in label for label in labels)
     assert any("Map over the sphere" in label for label in labels)
     assert any("Drawing of 3 atoms. From 0.100 to 0.300\xa0meV/Å, largest on H\xa02" in label for label in labels)
@@ -282,6 +295,10 @@ def test_hostile_texts_are_shown_and_not_obeyed(tmp_path: Path) -> None:
         Sketch("line", "eV", [1, 1], [[0, 0, 0], [0, 0, 1]], np.diag([0, 0, 5]), (False, False, True), [-1, -1]),
         sketch(molecule("H2O"), [math.nan, 1, -1]),
         sketch(molecule("H2O"), [math.nan] * 3),
+        Heat("unknown", "GPa", ["a"], ["b", "c"], [[math.nan, 1.0]]),
+        Heat("zero", "GPa", ["a"], ["b"], [[0.0]]),
+        Heat("no rows at all", "GPa", [], ["b"], np.zeros((0, 1))),
+        bands(),
         Sketch("unheard of", "eV", [0, 200], [[0, 0, 0], [3, 0, 0]], np.eye(3), True, [1, 2]),
         Table("empty", (), ()),
         Table("long", ("a",), [(i,) for i in range(300)]),
@@ -784,3 +801,31 @@ def test_only_results_of_one_job_can_be_compared(tmp_path: Path, results: Any, m
     with pytest.raises(ValueError, match=message):
         report(*results, to=tmp_path / "c.html", compare=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_series_of_a_group_share_a_colour_and_an_entry_of_the_legend():
+    drawn = plot(bands(), "s")
+    assert [(key.name, key.index) for key in drawn.keys] == [("projected", 0), ("raw", 1)]
+    assert "X|K" in drawn.svg
+    assert drawn.svg.count("var(--c0)") >= 6  # three branches with their ribbons
+    assert "var(--c2)" not in drawn.svg
+    alone = plot(replace(bands(), series=bands().series[:3]), "s")
+    assert alone.keys == ()
+
+
+def test_bands_of_two_results_are_told_apart_by_their_names():
+    [both] = overlay({"one": bands(), "two": bands()})
+    assert list(dict.fromkeys(one.group for one in both.series)) == [
+        "one: projected",
+        "one: raw",
+        "two: projected",
+        "two: raw",
+    ]
+
+
+def test_a_matrix_shows_its_numbers_and_names_the_largest():
+    drawn = draw_matrix(heat())
+    assert drawn.numbers == "Largest: 160\u00a0GPa at xx, xx."
+    texts = re.findall(r">([^<>]+)</text>", drawn.svg)
+    assert texts == ["xx", "yy", "xx", "160", "−64", "yy", "0", "79.5"]
+    assert drawn.svg.count("var(--d14)") == 1  # the largest has the end of the scale

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 
 from tumble.results import (
     Curve,
+    Heat,
     Map,
     Result,
     Saved,
@@ -68,6 +69,7 @@ class Found(Result):
     citations: tuple[str, ...] = ()
     said: tuple[Verdict, ...] = ()
     told: tuple[Any, ...] = ()
+    beside: dict[str, bytes] = field(default_factory=dict)
     job: str = "audit"
     title: str = "Audit of a made-up potential"
 
@@ -76,6 +78,9 @@ class Found(Result):
 
     def facts(self) -> tuple[Any, ...]:
         return self.told
+
+    def files(self) -> dict[str, bytes]:
+        return self.beside
 
 
 FACTS = (
@@ -89,6 +94,8 @@ FACTS = (
     ),
     Map("Energy", "meV", np.arange(0, 360, 60), [-90, -30, 30, 90], np.outer(range(4), range(6))),
     Sketch("Spread", "meV/Å", [8, 1], np.eye(3)[:2], np.eye(3) * 9, True, [0.1, 0.2], "on the atoms"),
+    Heat("Stiffness", "GPa", ["xx", "yy"], ["xx", "yy"], [[160.0, 64.0], [64.0, np.nan]]),
+    Curve("Bands", "", "THz", (Series("1", [0, 1], [0, 1], [0, 0], "raw"),), ticks=((0, "Γ"), (1, "X"))),
 )
 VERDICTS = (
     Verdict("relax", "yes", 0.2, 1.0, "meV/Å", "The spread is below the limit."),
@@ -238,6 +245,10 @@ def test_settings_describe_themselves_with_dotted_names() -> None:
             r"the shape is \(2, 3\); expected \(1, 3\)",
         ),
         (lambda: Sketch("S", "", [1], np.zeros((1, 3)), np.eye(3), False, []), r"values of 'S': the shape is \(0,\)"),
+        (
+            lambda: Heat("H", "", ["a"], ["b"], np.zeros((2, 1))),
+            r"values of 'H': the shape is \(2, 1\); expected \(1, 1\)",
+        ),
         (lambda: Verdict("T", "maybe", 1, 2, "", ""), "answer of verdict 'T' is 'maybe'; expected one of yes, remedy"),
     ],
 )
@@ -478,3 +489,12 @@ def test_settings_within_settings_change_only_what_they_name():
     assert Step(energy=Target(weight=2.0)).energy.delta == 0.05
     with pytest.raises(ValueError, match=r"energy: Target has no setting 'wieght'"):
         Step(energy={"wieght": 2.0})
+
+
+def test_files_of_engines_are_saved_beside_the_result_and_replaced_with_it(tmp_path):
+    folder = Found(beside={"phonopy_params.yaml": b"one", "old.hdf5": b"two"}).save(tmp_path / "run")
+    assert (folder / "phonopy_params.yaml").read_bytes() == b"one"
+    Found(beside={"phonopy_params.yaml": b"three"}).save(folder, overwrite=True)
+    assert (folder / "phonopy_params.yaml").read_bytes() == b"three"
+    assert not (folder / "old.hdf5").exists()
+    assert load_result(folder).is_converged

@@ -52,6 +52,8 @@ def overlay(curves: Mapping[str, Curve]) -> list[Curve]:
         note=_note({label: curve.note for label, curve in curves.items()}),
     )
     series = [(label, one) for label, curve in curves.items() for one in curve.series]
+    if any(one.group for _, one in series):  # bands: those of one result look alike
+        return [replace(common, series=[replace(one, group=f"{label}: {one.group}") for label, one in series])]
     if len(series) <= MOST_SERIES:
         alone = {label for label, curve in curves.items() if len(curve.series) == 1}
         named = [replace(one, name=label if label in alone else f"{label}: {one.name}") for label, one in series]

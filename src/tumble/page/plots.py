@@ -82,12 +82,13 @@ def plot(curve: Curve, salt: str) -> Picture:
                 scale("log" if is_log else "linear")
             _DRAW[curve.kind](axes, curve)
             _ticks(axes)
+            _name_places(axes, curve)
         else:
             axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", va="center", color=LIGHT[SOFT])
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     said = _numbers(curve)
-    names = ", ".join(one.name for one in curve.series)
+    names = ", ".join(dict.fromkeys(one.group or one.name for one in curve.series))
     form = {"line": "Line plot", "bars": "Bar chart"}.get(curve.kind, f"{curve.kind.capitalize()} plot")
     alt = f"{form} of {curve.y_label} against {curve.x_label}: {names}. {said}"
     return Picture(curve.title, curve.note, _inline(file.getvalue()), alt, said, _keys(curve))
@@ -113,11 +114,21 @@ def _shown(curve: Curve) -> NDArray[np.bool_]:
     return np.concatenate(masks) if masks else np.zeros(0, bool)
 
 
+def looks(curve: Curve) -> list[int]:
+    """The index of each series by which it is coloured: one for each group, and for each series without one."""
+    names = [one.group or f"{index} {one.name}" for index, one in enumerate(curve.series)]
+    order = list(dict.fromkeys(names))
+    return [order.index(name) for name in names]
+
+
 def _draw_line(axes: "Axes", curve: Curve) -> None:
-    for index, one in enumerate(curve.series):
+    for index, one in zip(looks(curve), curve.series, strict=True):
         x, y = _numbers_of(one)
-        colour, marker = COLOURS[index % 6], MARKERS[index % 6] if len(x) <= 25 else None
-        axes.plot(x, y, color=colour, linestyle=DASHES[index % 6], marker=marker, markersize=3.8, zorder=3)
+        colour, marker = COLOURS[index % 6], MARKERS[index % 6] if len(x) <= 25 and not one.group else None
+        width = 1.1 if one.group else None
+        axes.plot(
+            x, y, color=colour, linestyle=DASHES[index % 6], marker=marker, markersize=3.8, linewidth=width, zorder=3
+        )
         if one.error is not None:
             error = np.asarray(one.error, float)
             axes.fill_between(x, y - error, y + error, color=colour, alpha=0.18, linewidth=0)
@@ -287,6 +298,16 @@ def _ticks(axes: "Axes") -> None:
             axis.set_major_formatter(formatter)
 
 
+def _name_places(axes: "Axes", curve: Curve) -> None:
+    """Named places on the x axis, each with a vertical rule."""
+    if curve.ticks:
+        places, names = zip(*curve.ticks, strict=True)
+        axes.set_xticks(places, names)
+        axes.xaxis.grid(True, color=LIGHT[SOFT], linewidth=0.7)
+        axes.set_xlim(min(places), max(places))
+        axes.tick_params(axis="x", length=0)
+
+
 def _decade(value: float) -> str:
     power = np.log10(value)
     if -3 <= power <= 4:
@@ -297,7 +318,7 @@ def _decade(value: float) -> str:
 def _numbers(curve: Curve) -> str:
     """What the picture shows, in numbers."""
     said = []
-    for one in curve.series[:4]:
+    for one in [one for one in curve.series if not one.group][:4]:
         name = f"{one.name}: " if len(curve.series) > 1 else ""
         if curve.kind == "parity":
             x, y = (np.asarray(v, float) for v in (one.x, one.y))
@@ -328,7 +349,8 @@ def _keys(curve: Curve) -> tuple[Key, ...]:
     if len(curve.series) < 2:
         return ()
     form = {"line": "line", "scatter": "marker", "parity": "marker"}.get(curve.kind, "box")
-    return tuple(Key(one.name, index, form) for index, one in enumerate(curve.series))  # type: ignore[arg-type]
+    names = {index: one.group or one.name for index, one in zip(looks(curve), curve.series, strict=True)}
+    return tuple(Key(name, index, form) for index, name in names.items()) if len(names) > 1 else ()  # type: ignore[arg-type]
 
 
 def _cut(text: str, longest: int) -> str:

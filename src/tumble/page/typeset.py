@@ -8,10 +8,11 @@ from typing import Any
 
 from tumble.page.compare import compared_page
 from tumble.page.drawings import draw_atoms, draw_map
+from tumble.page.matrices import draw_matrix
 from tumble.page.pictures import Picture
 from tumble.page.plots import plot
 from tumble.page.template import flat, render
-from tumble.results import Curve, Fact, Map, Result, Sketch, Table, Verdict
+from tumble.results import Curve, Fact, Heat, Map, Result, Sketch, Table, Verdict
 
 GENERATOR = '<meta name="generator" content="tumble'
 """What tells a page of ours from any other file."""
@@ -97,6 +98,8 @@ def _picture(fact: Fact, salt: str) -> Picture:
         return draw_map(fact)
     if isinstance(fact, Sketch):
         return draw_atoms(fact)
+    if isinstance(fact, Heat):
+        return draw_matrix(fact)
     assert isinstance(fact, Curve), f"{type(fact).__name__} is not a figure"
     return plot(fact, salt)
 

@@ -65,6 +65,15 @@ class Result(ABC):
     def facts(self) -> tuple[Fact, ...]:
         """Tables and figures, most important first."""
 
+    @property
+    def is_converged(self) -> bool:
+        """Whether the job has arrived where it was sent; commands exit with 5 if not."""
+        return True
+
+    def files(self) -> Mapping[str, bytes]:
+        """Files of the engines that took part, in their own formats: name → content, saved beside the result."""
+        return {}
+
     def provenance(self) -> dict[str, Any]:
         """Date, platform, versions of the packages that took part, protocol, kind and digest of the settings."""
         return {
@@ -79,9 +88,9 @@ class Result(ABC):
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write settings.json, result.json, arrays.npz, atoms.extxyz, trust.json and log.txt.
 
-        There is no atoms.extxyz without atoms, and no trust.json, the certificate, without verdicts. Each file is
-        written aside and moved into place, result.json last. Other files in the folder stay untouched, and log.txt
-        only grows.
+        Also the files of engines that took part. There is no atoms.extxyz without atoms, and no trust.json, the
+        certificate, without verdicts. Each file is written aside and moved into place, result.json last. Other files
+        in the folder stay untouched, and log.txt only grows.
 
         Raises:
             ValueError: the folder holds a result and `overwrite` is False, or a file of one of these names that no
@@ -176,6 +185,8 @@ def _contents(result: Result) -> dict[str, bytes]:
         text = io.StringIO()
         write(text, result.atoms, format="extxyz")
         files["atoms.extxyz"] = text.getvalue().encode()
+    assert not set(result.files()) & {*files, "trust.json", "result.json", "log.txt"}, "a name of ours for another file"
+    files |= result.files()
     made = result.provenance()
     if result.verdicts():
         files["trust.json"] = _trust(result, made).to_json().encode()
@@ -230,7 +241,7 @@ def _check_room(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> se
         path = folder / name
         if path.exists() and not (path.is_file() and path.read_bytes() == files[name]):
             raise ValueError(f"{path} was not written by a result, and is not overwritten. Choose another folder.")
-    return ours & {"settings.json", "arrays.npz", "atoms.extxyz", "trust.json"}
+    return {name for name in ours if name == Path(name).name}
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
