@@ -5,7 +5,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 import tumble
 from tumble.models.pair import Morse
@@ -43,9 +43,19 @@ def labelled(n: int, seed: int) -> list[Atoms]:
     return structures
 
 
+def rattled() -> Atoms:
+    """Diamond with displaced atoms in a strained cell."""
+    crystal = bulk("Si", a=5.45, cubic=True)
+    crystal.rattle(0.03, seed=0)
+    crystal.set_cell(crystal.cell.array @ [[1.002, 0.001, 0], [0.001, 1, 0], [0, 0, 0.999]], scale_atoms=True)
+    return crystal
+
+
 if __name__ == "__main__":
     ase.io.write("monomer.xyz", molecule("H2O"), format="extxyz")
     ase.io.write("structures.xyz", [molecule("H2O"), dimer()], format="extxyz")
+    ase.io.write("silicon.xyz", bulk("Si", a=5.4335), format="extxyz")
+    ase.io.write("rattled.xyz", rattled(), format="extxyz")
     ase.io.write("train.extxyz", labelled(8, seed=0))
     ase.io.write("valid.extxyz", labelled(2, seed=1))
     Path("recipe.yaml").write_text(RECIPE)

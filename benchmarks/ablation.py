@@ -1,0 +1,248 @@
+"""What each repair keeps of a crystal's symmetry in a relaxation, and what it costs: rattled crystals of ten types.
+
+    python benchmarks/ablation.py prepare ../data/mattersim_bench --to runs
+    tumble train examples/recipes/universal.yaml -o runs/universal      # reads the two files that prepare has written
+    python benchmarks/ablation.py relax runs/universal/best.safetensors --control ase:ase.calculators.emt:EMT
+    python benchmarks/ablation.py conductivity silicon
+
+`relax`: every crystal is brought to rest within its space group, rattled, and relaxed again without constraint by the
+potential as it is (raw), averaged with its inversion (i), kept in its group (keep), averaged over O in the frame of the
+laboratory (O aligned) or in a generic one (O offset), over I in the frame of the crystal (I pruned, which saves calls
+where there is symmetry to save them with), and the last two together, in float32 and float64. What space group has it then, at 1e-5 and at 1e-2 Å? The control is exactly invariant, as ASE runs it.
+
+Results are appended to a JSON file after each run, and a run that is already there is not repeated.
+"""
+
+import argparse
+import json
+import lzma
+import time
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.io import read, write
+from ase.spacegroup import crystal
+
+import tumble
+from tumble.crystal import group_of, groups_at, space_group
+from tumble.descent import Descent, descend
+from tumble.potential import Potential
+
+RESULTS = Path(__file__).resolve().parent / "results"
+TIGHT, LOOSE = 1e-5, 1e-2
+"""Å, the two tolerances at which the space group is looked at, as study B does."""
+RATTLE, STRAIN = 0.03, 0.005
+"""Å, standard deviation of a displaced coordinate; of a component of the strain."""
+WALK = {"fmax": 1e-5, "smax_GPa": 1e-3, "steps": 150, "cell": "all", "frames": 2}
+REPAIRS = ("raw", "i", "keep", "O aligned", "O offset", "I pruned", "keep, I pruned")
+RULES = {"i": "i", "O aligned": "O", "O offset": "O@generic", "I pruned": "I@crystal", "keep, I pruned": "I@crystal"}
+
+CUBIC = {
+    "fcc": {"Cu": 3.63, "Al": 4.04, "Ni": 3.52, "Ag": 4.15, "Ca": 5.53},
+    "bcc": {"Mo": 3.16, "W": 3.19, "Nb": 3.31, "Na": 4.19},
+    "diamond": {"Si": 5.47, "Ge": 5.76},
+    "zincblende": {"GaAs": 5.75, "ZnS": 5.44, "SiC": 4.38, "InP": 5.97},
+    "rocksalt": {"NaCl": 5.69, "MgO": 4.26, "LiF": 4.07, "CaO": 4.84, "TiN": 4.25, "PbS": 6.0},
+    "cesiumchloride": {"CsCl": 4.2, "NiAl": 2.89, "TiFe": 2.95},
+}
+HEXAGONAL = {
+    "hcp": {"Mg": (3.19, 5.19), "Ti": (2.94, 4.65), "Zr": (3.24, 5.17)},
+    "wurtzite": {"ZnO": (3.29, 5.31), "GaN": (3.22, 5.24), "AlN": (3.13, 5.02)},
+}
+FLUORITE = {"CaF2": 5.51, "SrF2": 5.86, "BaF2": 6.26}
+PEROVSKITE = {"SrTiO3": 3.94, "KMgF3": 4.03, "BaZrO3": 4.24}
+ALLOYS = {"Cu3Au": 3.79, "Ni3Al": 3.57, "Pt3Al": 3.9, "Pd3Cu": 3.83}
+"""Formula → lattice constants, Å, near those of PBE."""
+METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")
+"""What EMT knows."""
+
+
+def prototypes() -> Iterator[tuple[str, Atoms]]:
+    """Structure type and crystal, in its conventional orientation; one without inner freedom in a larger cell."""
+    for kind, members in CUBIC.items():
+        for formula, a in members.items():
+            yield kind, bulk(formula, kind, a=a, cubic=kind in ("fcc", "bcc"))
+    for kind, cells in HEXAGONAL.items():
+        for formula, (a, c) in cells.items():
+            yield kind, bulk(formula, kind, a=a, c=c)
+    for formula, a in FLUORITE.items():
+        yield "fluorite", bulk(formula, "fluorite", a=a)
+    for formula, a in PEROVSKITE.items():
+        names, places = list(Atoms(formula).symbols)[:3], [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0)]
+        yield "perovskite", crystal(names, places, spacegroup=221, cellpar=[a, a, a, 90, 90, 90])
+    for formula, a in ALLOYS.items():
+        yield "L1_2", _l12(formula, a)
+
+
+def metals() -> Iterator[tuple[str, Atoms]]:
+    """Crystals for the control: elements in two packings, and alloys of them in three more."""
+    for name in METALS:
+        a = bulk(name).cell.lengths()[0] * 2**0.5
+        yield "fcc", bulk(name, "fcc", a=a, cubic=True)
+        yield "hcp", bulk(name, "hcp", a=a / 2**0.5, c=a / 2**0.5 * (8 / 3) ** 0.5)
+    for formula, a in ALLOYS.items():
+        yield "L1_2", _l12(formula, a)
+    for first, second in zip(METALS, METALS[1:], strict=False):
+        mean = (bulk(first).get_volume() + bulk(second).get_volume()) / 2
+        yield "B2", bulk(first + second, "cesiumchloride", a=(2 * mean) ** (1 / 3))
+        layered = bulk(first, "fcc", a=(4 * mean) ** (1 / 3), cubic=True)
+        layered.symbols[[1, 2]] = second
+        yield "L1_0", layered
+
+
+def _l12(formula: str, a: float) -> Atoms:
+    corner, face = list(Atoms(formula).symbols)[-1], list(Atoms(formula).symbols)[0]
+    return crystal([corner, face], [(0, 0, 0), (0, 0.5, 0.5)], spacegroup=221, cellpar=[a, a, a, 90, 90, 90])
+
+
+def rattled(atoms: Atoms, seed: int) -> Atoms:
+    """Displaced atoms in a strained cell."""
+    random = np.random.default_rng(seed)
+    strain = random.normal(scale=STRAIN, size=(3, 3))
+    moved = atoms.copy()
+    moved.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
+    moved.positions += random.normal(scale=RATTLE, size=atoms.positions.shape)
+    return moved
+
+
+def repaired(potential: Potential, repair: str) -> Potential:
+    """The potential that a repair makes."""
+    return tumble.symmetrize(potential, RULES[repair]) if repair in RULES else potential
+
+
+def at_rest(potential: Potential, crystals: Sequence[tuple[str, Atoms]]) -> list[tuple[str, Atoms]]:
+    """Those crystals that rest in their own space group, which all runs then start from."""
+    groups = [space_group(atoms, LOOSE) for _, atoms in crystals]
+    walks = descend(potential, [atoms for _, atoms in crystals], Descent(**WALK), groups=groups)
+    return [(kind, walk.atoms) for (kind, _), walk in zip(crystals, walks, strict=True) if walk.is_converged]
+
+
+def run(potential: Potential, crystals: Sequence[tuple[str, Atoms]], repair: str) -> dict[str, Any]:
+    """Relax rattled copies of crystals, and look at what is left of their symmetry."""
+    starts = [rattled(atoms, seed) for seed, (_, atoms) in enumerate(crystals)]
+    groups = None
+    if repair.startswith("keep"):  # the group that the rattled crystal has within the rattling
+        groups = [space_group(atoms, LOOSE) for _, atoms in crystals]
+        starts = [atoms for _, atoms in crystals]
+    asked = repaired(potential, repair)
+    begin, cpu = time.perf_counter(), time.process_time()
+    walks = descend(asked, starts, Descent(**WALK), groups=groups)
+    rows = []
+    for (kind, atoms), walk in zip(crystals, walks, strict=True):
+        wanted = group_of(atoms, TIGHT).number
+        found = [None if one is None else one.number for one in groups_at(walk.atoms, (TIGHT, LOOSE))]
+        rows.append(
+            {
+                "type": kind,
+                "formula": atoms.get_chemical_formula(),
+                "group": wanted,
+                "kept_tight": found[0] == wanted,
+                "kept_loose": found[1] == wanted,
+                "converged": walk.is_converged,
+                "steps": walk.n_calls - 1,
+                "force": float(walk.forces[-1]),
+                "energy_meV_per_atom": 1000 * float(walk.energies[-1]) / len(atoms),
+                "volume_per_atom": walk.atoms.get_volume() / len(atoms),
+            }
+        )
+    return {"rows": rows, "seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
+
+
+def relax(chosen: argparse.Namespace) -> None:
+    """Every repair in both precisions; the control in the one it has."""
+    path = chosen.to / f"{date.today()}-ablation.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    exact = tumble.load(chosen.potential, dtype="float64")
+    crystals = at_rest(exact, [*prototypes()])
+    print(f"{len(crystals)} of {len([*prototypes()])} crystals of {len({kind for kind, _ in crystals})} types rest", flush=True)
+    for dtype in ("float64", "float32"):
+        potential = tumble.load(chosen.potential, dtype=dtype)
+        for repair in chosen.repairs:
+            _once(found, path, f"{dtype}/{repair}", potential, crystals, repair)
+    if chosen.control:
+        control = tumble.load(chosen.control)
+        resting = at_rest(control, [*metals()])
+        _once(found, path, "control/raw", control, resting, "raw")
+        _once(found, path, "control/keep", control, resting, "keep")
+    print(table(found))
+
+
+def _once(
+    found: dict[str, Any],
+    path: Path,
+    key: str,
+    potential: Potential,
+    crystals: Sequence[tuple[str, Atoms]],
+    repair: str,
+) -> None:
+    if key not in found:
+        found[key] = run(potential, crystals, repair)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        print(key, summary(found, key), flush=True)
+
+
+def summary(found: dict[str, Any], key: str) -> dict[str, float]:
+    """Shares in percent, medians, and the cost of a step against that of raw in the same precision."""
+    rows = found[key]["rows"]
+    steps = sum(row["steps"] + 1 for row in rows)
+    raw = found.get(key.split("/")[0] + "/raw", found[key])
+    of_raw = raw["cpu_seconds"] / sum(row["steps"] + 1 for row in raw["rows"])
+    return {
+        "crystals": len(rows),
+        "kept at 1e-5": 100 * float(np.mean([row["kept_tight"] for row in rows])),
+        "kept at 1e-2": 100 * float(np.mean([row["kept_loose"] for row in rows])),
+        "converged": 100 * float(np.mean([row["converged"] for row in rows])),
+        "median steps": float(np.median([row["steps"] for row in rows])),
+        "cost of a step": found[key]["cpu_seconds"] / steps / of_raw,
+        "cpu minutes": found[key]["cpu_seconds"] / 60,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The summaries as Markdown."""
+    keys = [key for key in found if key != "conductivity"]
+    names = [*summary(found, keys[0])]
+    lines = ["| run | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for key in keys:
+        lines.append(f"| {key} | " + " | ".join(f"{value:.3g}" for value in summary(found, key).values()) + " |")
+    return "\n".join(lines)
+
+
+def prepare(chosen: argparse.Namespace) -> None:
+    """Write the training files of examples/recipes/universal.yaml: small structures that are not violent."""
+    for name in ("mptrj-random-1k", "mpf-TP"):
+        with lzma.open(chosen.data / f"{name}.extxyz.xz", "rt") as file:
+            frames: Any = read(file, ":", format="extxyz")
+        calm = [one for one in frames if len(one) <= 64 and np.abs(one.get_forces()).max() < 15]
+        calm = [one for one in calm if np.abs(one.get_stress()).max() < 1]
+        write(chosen.to / f"{name}.extxyz", calm)
+        print(f"{name}: {len(calm)} of {len(frames)} structures, {sum(map(len, calm))} atoms")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    first = verbs.add_parser("prepare", help="write the training files of the universal potential")
+    first.add_argument("data", type=Path)
+    first.set_defaults(run=prepare, to=Path("."))
+    second = verbs.add_parser("relax", help="symmetry kept in relaxations")
+    second.add_argument("potential")
+    second.add_argument("--control", help="an exactly invariant potential, such as ase:ase.calculators.emt:EMT")
+    second.add_argument("--repairs", nargs="+", default=REPAIRS, choices=REPAIRS)
+    second.set_defaults(run=relax, to=RESULTS)
+    for one in (first, second):
+        one.add_argument("--to", type=Path, help="folder for what it writes")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    chosen.run(chosen)
+
+
+if __name__ == "__main__":
+    main()
