@@ -138,6 +138,15 @@ def test_a_split_keeps_near_duplicates_on_one_side():
         assert data.leaks(rest, held).rows == ()
 
 
+def test_a_split_keeps_many_copies_of_one_structure_on_one_side():
+    """More than are compared with each other in full."""
+    dataset = dataset_of([turned(crystal(k), seed=20 * k + n) for k in range(6) for n in range(15)])
+    for seed in range(4):
+        rest, held = data.split(dataset, 0.3, seed=seed)
+        assert data.leaks(rest, held).rows == ()
+        assert len(held) in (15, 30)
+
+
 def test_what_was_found_of_a_set_is_known_of_its_parts(monkeypatch):
     dataset = dataset_of([crystal(k) for k in range(6)])
     data.duplicates(dataset)

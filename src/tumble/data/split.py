@@ -1,6 +1,7 @@
 """split(): a dataset in two parts that share no structure."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tumble.data.dataset import Dataset
 from tumble.data.leaks import matches
@@ -22,6 +23,20 @@ def split(dataset: Dataset, fraction: float, seed: int = 0) -> tuple[Dataset, Da
     first = np.arange(len(dataset))
     for match in matches(dataset, dataset):
         first[match.place] = first[match.other]
+    while True:
+        apart = _drawn(first, fraction, seed)
+        rest, held = np.flatnonzero(~apart), np.flatnonzero(apart)
+        parts = dataset.select(rest), dataset.select(held)
+        # Of many copies of one structure not each is found among those most like it; what is left shows here.
+        left = list(matches(*parts))
+        if not left:
+            return parts
+        for match in left:
+            first[first == first[held[match.place]]] = first[rest[match.other]]
+
+
+def _drawn(first: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which structures (S,) are in the second part; those with one and the same first one stay together."""
     group = np.unique(first, return_inverse=True)[1]
     counts = np.bincount(group)
     if len(counts) < 2:
@@ -29,12 +44,11 @@ def split(dataset: Dataset, fraction: float, seed: int = 0) -> tuple[Dataset, Da
     order = np.random.default_rng(seed).permutation(len(counts))
     is_held = np.zeros(len(counts), dtype=bool)
     is_held[order[0]] = True
-    n_held, wanted = int(counts[order[0]]), fraction * len(dataset)
+    n_held, wanted = int(counts[order[0]]), fraction * len(first)
     for k in order[1:-1].tolist():
         if n_held >= wanted:  # not even a single structure fits
             break
         if n_held + counts[k] / 2 <= wanted:
             is_held[k] = True
             n_held += int(counts[k])
-    apart = is_held[group]
-    return dataset.select(np.flatnonzero(~apart)), dataset.select(np.flatnonzero(apart))
+    return np.asarray(is_held[group])
