@@ -8,7 +8,10 @@
 `relax`: every crystal is brought to rest within its space group, rattled, and relaxed again without constraint by the
 potential as it is (raw), averaged with its inversion (i), kept in its group (keep), averaged over O in the frame of the
 laboratory (O aligned) or in a generic one (O offset), over I in the frame of the crystal (I pruned, which saves calls
-where there is symmetry to save them with), and the last two together, in float32 and float64. What space group has it then, at 1e-5 and at 1e-2 Å? The control is exactly invariant, as ASE runs it.
+where there is symmetry to save them with), and the last two together, in float32 and float64. What space group has it
+then, at 1e-5 and at 1e-2 Å? The control is exactly invariant, as ASE runs it.
+
+`conductivity`: κ(300 K) with the force constants of each repair, and the calls that it took.
 
 Results are appended to a JSON file after each run, and a run that is already there is not repeated.
 """
@@ -19,6 +22,7 @@ import lzma
 import time
 from collections.abc import Iterator, Sequence
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,9 @@ TIGHT, LOOSE = 1e-5, 1e-2
 """Å, the two tolerances at which the space group is looked at, as study B does."""
 RATTLE, STRAIN = 0.03, 0.005
 """Å, standard deviation of a displaced coordinate; of a component of the strain."""
-WALK = {"fmax": 1e-5, "smax_GPa": 1e-3, "steps": 150, "cell": "all", "frames": 2}
+LEAST = 30
+"""Crystals; of a potential that knows fewer, several rattled copies of each are relaxed."""
+WALK = {"fmax": 1e-6, "smax_GPa": 1e-4, "steps": 200, "cell": "all", "frames": 2}
 REPAIRS = ("raw", "i", "keep", "O aligned", "O offset", "I pruned", "keep, I pruned")
 RULES = {"i": "i", "O aligned": "O", "O offset": "O@generic", "I pruned": "I@crystal", "keep, I pruned": "I@crystal"}
 
@@ -59,6 +65,14 @@ FLUORITE = {"CaF2": 5.51, "SrF2": 5.86, "BaF2": 6.26}
 PEROVSKITE = {"SrTiO3": 3.94, "KMgF3": 4.03, "BaZrO3": 4.24}
 ALLOYS = {"Cu3Au": 3.79, "Ni3Al": 3.57, "Pt3Al": 3.9, "Pd3Cu": 3.83}
 """Formula → lattice constants, Å, near those of PBE."""
+LATTICE = 5.433507863100194
+"""Å, where the pressure of `silicon` vanishes (benchmarks/silicon.py)."""
+BARS = (
+    ("float64", "kept at 1e-5", "#2b5c8f"),
+    ("float64", "kept at 1e-2", "#8fb0d0"),
+    ("float32", "kept at 1e-5", "#d67f2a"),
+    ("float32", "kept at 1e-2", "#efc08f"),
+)
 METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")
 """What EMT knows."""
 
@@ -88,7 +102,7 @@ def metals() -> Iterator[tuple[str, Atoms]]:
         yield "hcp", bulk(name, "hcp", a=a / 2**0.5, c=a / 2**0.5 * (8 / 3) ** 0.5)
     for formula, a in ALLOYS.items():
         yield "L1_2", _l12(formula, a)
-    for first, second in zip(METALS, METALS[1:], strict=False):
+    for first, second in pairwise(METALS):
         mean = (bulk(first).get_volume() + bulk(second).get_volume()) / 2
         yield "B2", bulk(first + second, "cesiumchloride", a=(2 * mean) ** (1 / 3))
         layered = bulk(first, "fcc", a=(4 * mean) ** (1 / 3), cubic=True)
@@ -97,7 +111,7 @@ def metals() -> Iterator[tuple[str, Atoms]]:
 
 
 def _l12(formula: str, a: float) -> Atoms:
-    corner, face = list(Atoms(formula).symbols)[-1], list(Atoms(formula).symbols)[0]
+    face, *_, corner = Atoms(formula).symbols
     return crystal([corner, face], [(0, 0, 0), (0, 0.5, 0.5)], spacegroup=221, cellpar=[a, a, a, 90, 90, 90])
 
 
@@ -111,13 +125,23 @@ def rattled(atoms: Atoms, seed: int) -> Atoms:
     return moved
 
 
+def _scaled(atoms: Atoms, like: Atoms) -> Atoms:
+    """The crystal with the volume of another."""
+    scaled = atoms.copy()
+    scaled.set_cell(atoms.cell.array * (like.get_volume() / atoms.get_volume()) ** (1 / 3), scale_atoms=True)
+    return scaled
+
+
 def repaired(potential: Potential, repair: str) -> Potential:
     """The potential that a repair makes."""
     return tumble.symmetrize(potential, RULES[repair]) if repair in RULES else potential
 
 
 def at_rest(potential: Potential, crystals: Sequence[tuple[str, Atoms]]) -> list[tuple[str, Atoms]]:
-    """Those crystals that rest in their own space group, which all runs then start from."""
+    """Those known crystals that rest in their own space group, which all runs then start from; few ones often."""
+    if potential.species is not None:
+        crystals = [(kind, atoms) for kind, atoms in crystals if {*atoms.numbers} <= {*potential.species}]
+    crystals = crystals * max(1, LEAST // len(crystals))
     groups = [space_group(atoms, LOOSE) for _, atoms in crystals]
     walks = descend(potential, [atoms for _, atoms in crystals], Descent(**WALK), groups=groups)
     return [(kind, walk.atoms) for (kind, _), walk in zip(crystals, walks, strict=True) if walk.is_converged]
@@ -127,9 +151,9 @@ def run(potential: Potential, crystals: Sequence[tuple[str, Atoms]], repair: str
     """Relax rattled copies of crystals, and look at what is left of their symmetry."""
     starts = [rattled(atoms, seed) for seed, (_, atoms) in enumerate(crystals)]
     groups = None
-    if repair.startswith("keep"):  # the group that the rattled crystal has within the rattling
+    if repair.startswith("keep"):  # what rattling leaves of a crystal that may not be rattled: another volume
         groups = [space_group(atoms, LOOSE) for _, atoms in crystals]
-        starts = [atoms for _, atoms in crystals]
+        starts = [_scaled(atoms, start) for (_, atoms), start in zip(crystals, starts, strict=True)]
     asked = repaired(potential, repair)
     begin, cpu = time.perf_counter(), time.process_time()
     walks = descend(asked, starts, Descent(**WALK), groups=groups)
@@ -156,11 +180,14 @@ def run(potential: Potential, crystals: Sequence[tuple[str, Atoms]], repair: str
 
 def relax(chosen: argparse.Namespace) -> None:
     """Every repair in both precisions; the control in the one it has."""
-    path = chosen.to / f"{date.today()}-ablation.json"
+    path = chosen.to / f"{date.today()}-ablation-{chosen.name}.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     exact = tumble.load(chosen.potential, dtype="float64")
     crystals = at_rest(exact, [*prototypes()])
-    print(f"{len(crystals)} of {len([*prototypes()])} crystals of {len({kind for kind, _ in crystals})} types rest", flush=True)
+    print(
+        f"{len(crystals)} of {len([*prototypes()])} crystals of {len({kind for kind, _ in crystals})} types rest",
+        flush=True,
+    )
     for dtype in ("float64", "float32"):
         potential = tumble.load(chosen.potential, dtype=dtype)
         for repair in chosen.repairs:
@@ -171,6 +198,46 @@ def relax(chosen: argparse.Namespace) -> None:
         _once(found, path, "control/raw", control, resting, "raw")
         _once(found, path, "control/keep", control, resting, "keep")
     print(table(found))
+
+
+def conductivity(chosen: argparse.Namespace) -> None:
+    """The thermal conductivity of a crystal at rest with every repair, in both precisions, against a reference."""
+    path = chosen.to / f"{date.today()}-ablation-conductivity.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    crystal: Any = read(chosen.structure) if chosen.structure else bulk("Si", a=LATTICE, cubic=True)
+    for dtype in ("float64", "float32"):
+        potential = tumble.load(chosen.potential, dtype=dtype)
+        for rule in (None, *sorted({*RULES.values()} - {"i"})):
+            key = f"{dtype}/{rule or 'none'}"
+            if key in found:
+                continue
+            repairs = ("raw", "plusminus", "projected") if rule is None else ("averaged",)
+            made = tumble.conductivity(
+                potential,
+                crystal,
+                tumble.ConductivitySettings(
+                    repairs=repairs,
+                    average=rule or "O",
+                    dtype="as is",
+                    turns=0,
+                    half_mesh=False,
+                    temperatures_K=(300.0,),
+                    mesh=(11, 11, 11),
+                    supercell=(2, 2, 2),
+                ),
+            )
+            found[key] = [
+                {
+                    "repair": route.name,
+                    "kappa_W_per_mK": float(np.trace(route.transport.kappa[0]) / 3),
+                    "forbidden": float(route.forbidden[0]),
+                    "calls": route.n_calls,
+                    "seconds_of_forces": route.seconds_forces,
+                }
+                for route in made.finding.routes
+            ]
+            path.write_text(json.dumps(found, indent=1) + "\n")
+            print(key, found[key], flush=True)
 
 
 def _once(
@@ -214,6 +281,35 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def picture(chosen: argparse.Namespace) -> None:
+    """Bars of what is kept, a panel for each file of results."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(chosen.results), 3.4), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(chosen.results), sharey=True))
+    for axes, path in zip(panels, chosen.results, strict=True):
+        found = json.loads(path.read_text())
+        names = list(dict.fromkeys(key.split("/")[1] for key in found if not key.startswith("control")))
+        for place, (dtype, column, colour) in enumerate(BARS):
+            known = [f"{dtype}/{name}" in found for name in names]
+            height = [
+                summary(found, f"{dtype}/{name}")[column] if is_known else np.nan
+                for name, is_known in zip(names, known, strict=True)
+            ]
+            at = np.arange(len(names)) + 0.2 * (place - 1.5)
+            axes.bar(at, height, 0.19, color=colour, label=f"{dtype}, {column.removeprefix('kept ')} Å")
+        if "control/raw" in found:
+            for tolerance, dash in (("1e-5", "--"), ("1e-2", ":")):
+                height = summary(found, "control/raw")[f"kept at {tolerance}"]
+                axes.axhline(height, color="black", linestyle=dash, linewidth=0.9, label=f"EMT, raw, at {tolerance} Å")
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set_title(path.stem.split("ablation-")[1], fontsize=10)
+    panels[0].set_ylabel("space group kept, % of crystals")
+    panels[0].legend(fontsize=7)
+    figure.savefig(chosen.to)
+    print(f"wrote {chosen.to}")
+
+
 def prepare(chosen: argparse.Namespace) -> None:
     """Write the training files of examples/recipes/universal.yaml: small structures that are not violent."""
     for name in ("mptrj-random-1k", "mpf-TP"):
@@ -234,11 +330,19 @@ def main() -> None:
     first.set_defaults(run=prepare, to=Path("."))
     second = verbs.add_parser("relax", help="symmetry kept in relaxations")
     second.add_argument("potential")
+    second.add_argument("--name", default="relax", help="what the file of results is called by")
     second.add_argument("--control", help="an exactly invariant potential, such as ase:ase.calculators.emt:EMT")
     second.add_argument("--repairs", nargs="+", default=REPAIRS, choices=REPAIRS)
     second.set_defaults(run=relax, to=RESULTS)
-    for one in (first, second):
-        one.add_argument("--to", type=Path, help="folder for what it writes")
+    third = verbs.add_parser("conductivity", help="thermal conductivity with every repair")
+    third.add_argument("potential")
+    third.add_argument("--structure", help="a crystal at rest; diamond if not given")
+    third.set_defaults(run=conductivity, to=RESULTS)
+    fourth = verbs.add_parser("picture", help="draw files of results")
+    fourth.add_argument("results", type=Path, nargs="+")
+    fourth.set_defaults(run=picture, to=Path("repairs.svg"))
+    for one in (first, second, third, fourth):
+        one.add_argument("--to", type=Path, help="folder, or file of the picture")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     chosen.run(chosen)

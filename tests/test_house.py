@@ -26,8 +26,11 @@ NOUNS = {
     *("Batch", "Properties", "Model", "Potential", "Gradient", "Direct", "Sum", "Symmetrized", "Projected", "Foreign"),
     "Calculator",
     *("Rotations", "Orbit", "Settings", "Result", "TrainSettings", "TrainResult", "AuditSettings", "AuditResult"),
+    *("RelaxSettings", "RelaxResult", "ElasticSettings", "ElasticResult", "PhononsSettings", "PhononsResult"),
+    *("ConductivitySettings", "ConductivityResult", "ScreenSettings", "ScreenResult"),
 }
 VERBS = {"load", "save", "predict", "symmetrize", "train", "audit", "report", "load_result"}
+VERBS |= {"relax", "elastic", "phonons", "conductivity", "screen"}
 BANNED = {"utils", "util", "helpers", "common", "tools", "misc", "core", "base", "manager", "handler", "wrapper"}
 
 LONGEST_FILE = 400

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from tumble.bridges.ase import Calculator, Foreign
     from tumble.checkpoint import load, save
     from tumble.jobs.audit import AuditResult, AuditSettings, audit
+    from tumble.jobs.conductivity import ConductivityResult, ConductivitySettings, conductivity
+    from tumble.jobs.elastic import ElasticResult, ElasticSettings, elastic
+    from tumble.jobs.phonons import PhononsResult, PhononsSettings, phonons
+    from tumble.jobs.relax import RelaxResult, RelaxSettings, relax
+    from tumble.jobs.screen import ScreenResult, ScreenSettings, screen
     from tumble.jobs.train import TrainResult, TrainSettings, train
     from tumble.orbit import Orbit
     from tumble.packs import predict
@@ -51,6 +56,16 @@ __all__ = [
     "TrainResult",
     "AuditSettings",
     "AuditResult",
+    "RelaxSettings",
+    "RelaxResult",
+    "ElasticSettings",
+    "ElasticResult",
+    "PhononsSettings",
+    "PhononsResult",
+    "ConductivitySettings",
+    "ConductivityResult",
+    "ScreenSettings",
+    "ScreenResult",
     # verbs
     "load",
     "save",
@@ -58,6 +73,11 @@ __all__ = [
     "symmetrize",
     "train",
     "audit",
+    "relax",
+    "elastic",
+    "phonons",
+    "conductivity",
+    "screen",
     "report",
     "load_result",
     "__version__",
@@ -68,6 +88,11 @@ _HOMES = {
     "bridges.ase": ("Calculator", "Foreign"),
     "checkpoint": ("load", "save"),
     "jobs.audit": ("AuditResult", "AuditSettings", "audit"),
+    "jobs.conductivity": ("ConductivityResult", "ConductivitySettings", "conductivity"),
+    "jobs.elastic": ("ElasticResult", "ElasticSettings", "elastic"),
+    "jobs.phonons": ("PhononsResult", "PhononsSettings", "phonons"),
+    "jobs.relax": ("RelaxResult", "RelaxSettings", "relax"),
+    "jobs.screen": ("ScreenResult", "ScreenSettings", "screen"),
     "jobs.train": ("TrainResult", "TrainSettings", "train"),
     "orbit": ("Orbit",),
     "packs": ("predict",),

@@ -11,8 +11,8 @@ from cyclopts import App
 
 from tumble import __version__
 
-DONE, UNEXPECTED, BAD_INPUT, MISSING_EXTRA, NOT_TRUSTED, INTERRUPTED = 0, 1, 2, 3, 6, 130
-"""Exit codes. 5 is kept for a job that has not converged."""
+DONE, UNEXPECTED, BAD_INPUT, MISSING_EXTRA, NOT_CONVERGED, NOT_TRUSTED, INTERRUPTED = 0, 1, 2, 3, 5, 6, 130
+"""Exit codes."""
 
 BAD_FILES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -74,6 +74,47 @@ VERBS = (
         settings="tumble.jobs.audit:AuditSettings",
     ),
     Verb(
+        "relax",
+        "tumble.cli.statics:relax",
+        "Relax atoms and cells, and say whether the symmetry of what comes out is real.",
+        settings="tumble.jobs.relax:RelaxSettings",
+        examples=(
+            "tumble relax silicon rattled.xyz -o relaxed --cell all",
+            "tumble relax silicon rattled.xyz -o kept --symmetry keep",
+        ),
+    ),
+    Verb(
+        "elastic",
+        "tumble.cli.statics:elastic",
+        "Elastic constants and equation of state of a relaxed crystal.",
+        settings="tumble.jobs.elastic:ElasticSettings",
+        examples=("tumble elastic silicon relaxed/atoms.extxyz -o elastic",),
+    ),
+    Verb(
+        "phonons",
+        "tumble.cli.statics:phonons",
+        "Phonons of a relaxed crystal, or vibrations of a molecule.",
+        settings="tumble.jobs.phonons:PhononsSettings",
+        examples=("tumble phonons silicon relaxed/atoms.extxyz -o phonons",),
+    ),
+    Verb(
+        "conductivity",
+        "tumble.cli.statics:conductivity",
+        "Lattice thermal conductivity of a relaxed crystal.",
+        settings="tumble.jobs.conductivity:ConductivitySettings",
+        examples=("tumble conductivity silicon relaxed/atoms.extxyz -o kappa --mesh 11 11 11",),
+    ),
+    Verb(
+        "screen",
+        "tumble.cli.screen:screen",
+        "Run any job over many structures, in shards that resume after anything.",
+        settings="tumble.jobs.screen:ScreenSettings",
+        examples=(
+            "tumble screen relax silicon structures/ -o screened --workers 4",
+            "tumble screen relax silicon structures/ -o screened --resume",
+        ),
+    ),
+    Verb(
         "report",
         "tumble.cli.verbs:report",
         "Turn result folders into one HTML page, compare them, or check what they say.",
@@ -92,7 +133,7 @@ def build(words: Sequence[str] = ()) -> App:
         version=__version__,
         help="Train, audit, repair and run unconstrained interatomic potentials.",
         help_epilogue="`tumble VERB --help` lists the flags of a verb. `--debug` shows the traceback of an error. "
-        "Exit codes: 0 done, 1 unexpected, 2 bad input, 3 missing extra, 6 trust failed.",
+        "Exit codes: 0 done, 1 unexpected, 2 bad input, 3 missing extra, 5 not converged, 6 trust failed.",
         help_format="markdown",
         result_action="return_value",
     )

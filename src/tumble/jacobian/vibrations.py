@@ -31,8 +31,8 @@ def modes(constants: Floats, atoms: Atoms) -> Modes:
         constants: (N, N, 3, 3) eV/Å², symmetric.
         atoms: the structure; its masses count.
     """
-    rigid = _rigid(atoms)
-    others = np.linalg.qr(rigid, mode="complete")[0][:, rigid.shape[1] :]
+    still = rigid(atoms)
+    others = np.linalg.qr(still, mode="complete")[0][:, still.shape[1] :]
     values, vectors = np.linalg.eigh(others.T @ weighted(constants, atoms) @ others)
     return Modes(frequencies_of(values), (others @ vectors).T)
 
@@ -49,7 +49,22 @@ def frequencies_of(values: NDArray[np.floating]) -> Floats:
     return np.asarray(THZ * np.sign(values) * np.sqrt(np.abs(values)))
 
 
-def _rigid(atoms: Atoms) -> Floats:
+def rigid_THz(constants: Floats, atoms: Atoms) -> Floats:
+    """What force constants make of the motions as a whole, (K,) THz ascending; zero where nothing pushes back.
+
+    Of all modes, with nothing left out, the frequencies of the K that are the most like such motions.
+
+    Args:
+        constants: (N, N, 3, 3) eV/Å², symmetric.
+        atoms: the structure; its masses count.
+    """
+    still = rigid(atoms)
+    values, vectors = np.linalg.eigh(weighted(constants, atoms))
+    likeness = np.square(still.T @ vectors).sum(0)
+    return frequencies_of(values[np.sort(np.argsort(-likeness, kind="stable")[: still.shape[1]])])
+
+
+def rigid(atoms: Atoms) -> Floats:
     """Motions of the structure as a whole, (3N, K) orthonormal columns, mass-weighted."""
     roots = np.sqrt(atoms.get_masses())[:, None]
     motions = [np.broadcast_to(axis, (len(atoms), 3)) for axis in np.eye(3)]
