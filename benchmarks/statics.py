@@ -78,14 +78,14 @@ def main() -> None:
         potential = precise(tumble.load(file or name))
         kept = Kept(chosen.out, is_closed=chosen.report)
         subject = Subject(name, chosen.data, potential, kept, chosen.average)
-        answers = {SMALL: subject.answers(chosen.variants, SMALL, chosen.kappa)}
-        if chosen.large:
-            answers[LARGE] = subject.answers(chosen.large, LARGE, chosen.large_kappa)
+        asked = {SMALL: (chosen.variants, chosen.kappa), LARGE: (chosen.large, chosen.large_kappa)}
+        answers = {size: subject.answers(names, size, kappa) for size, (names, kappa) in asked.items() if names}
         rest = None
         with contextlib.suppress(MissingError):
             rest = None if chosen.no_rest else at_rest(potential, subject)
         every.append(facts(subject, answers, rest))
         write(every, chosen)
+    print(page(every, "Statics against DFT"))
 
 
 def write(every: list[Found], chosen: argparse.Namespace) -> None:
@@ -96,7 +96,6 @@ def write(every: list[Found], chosen: argparse.Namespace) -> None:
     numbers = {found.name: found.numbers() for found in every}
     (chosen.results / f"{day}-statics.json").write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     draw(every, chosen.figure)
-    print(text)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,15 @@ def found() -> Found:
     bands = Bands(np.ones((11, 6)), np.ones((2, 6)), np.linspace(0, 1, 11), ((0.0, "Γ"), (1.0, "X")))
     rows = (row, raw, projected)
     return Found(
-        "silicon", "Si", "there", 5.43, {64: 109.0011}, {64: rows}, {64: {one.name: bands for one in rows}}, None
+        "silicon",
+        "0a1b",
+        "Si",
+        "there",
+        5.43,
+        {64: 109.0011},
+        {64: rows},
+        {64: {one.name: bands for one in rows}},
+        None,
     )
 
 

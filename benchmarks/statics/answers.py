@@ -77,14 +77,19 @@ class Subject:
         return self.crystal.read(self.data)
 
     def answers(self, variants: Sequence[str], size: int, kappa: Sequence[str]) -> dict[str, Answer]:
-        """DFT first, then the variants one after the other, κ of those that are named. What is missing is left out."""
-        found = {}
+        """DFT first, then the variants one after the other, κ of those that are named.
+
+        What is missing is left out, and everything where DFT is.
+        """
+        found: dict[str, Answer] = {}
         for variant in (REFERENCE, *variants):
             has_kappa = variant in kappa or (variant == REFERENCE and bool(kappa))
             for is_kappa in (True, False) if has_kappa else (False,):
                 with contextlib.suppress(MissingError):
                     found[variant] = self.answer(variant, size, is_kappa)
                     break
+            if not found:
+                break
         return found
 
     def answer(self, variant: str, size: int, is_kappa: bool) -> Answer:

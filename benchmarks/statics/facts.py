@@ -34,6 +34,7 @@ class Found(NamedTuple):
     """One crystal. Rows and bands by the number of atoms of the supercell that second-order constants are from."""
 
     name: str
+    weights: str
     title: str
     source: str
     lattice: float
@@ -52,7 +53,13 @@ class Found(NamedTuple):
                 for size, rows in self.rows.items()}  # fmt: skip
         rest = self.rest._asdict() | {"elastic": self.rest.elastic._asdict()} if self.rest else None
         published = {str(size): kappa for size, kappa in self.published.items()}
-        return {"lattice_A": self.lattice, "published_kappa": published, "rows": rows, "at_rest": rest}
+        return {
+            "weights": self.weights,
+            "lattice_A": self.lattice,
+            "published_kappa": published,
+            "rows": rows,
+            "at_rest": rest,
+        }
 
 
 def facts(subject: Subject, answers: dict[int, dict[str, Answer]], rest: AtRest | None) -> Found:
@@ -60,12 +67,16 @@ def facts(subject: Subject, answers: dict[int, dict[str, Answer]], rest: AtRest 
     rows: dict[int, tuple[Row, ...]] = {}
     bands: dict[int, dict[str, Bands]] = {}
     for size, found in answers.items():
+        if not found:
+            continue
         bands[size] = {name: constants.bands(subject.engine, size, answer.constants) for name, answer in found.items()}
         elastic = {name: constants.elasticity(subject.engine, size, a.constants) for name, a in found.items()}
         rows[size] = tuple(row(name, found, bands[size], elastic[name]) for name in found)
     lattice = math.cbrt(4 * abs(np.linalg.det(subject.engine.primitive.cell)))
     crystal = subject.crystal
-    return Found(subject.name, crystal.title, crystal.source, lattice, crystal.published, rows, bands, rest)
+    return Found(
+        subject.name, subject.weights, crystal.title, crystal.source, lattice, crystal.published, rows, bands, rest
+    )
 
 
 def row(name: str, answers: dict[str, Answer], bands: dict[str, Bands], elastic: Elastic) -> Row:

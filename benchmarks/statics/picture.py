@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from statics.answers import REFERENCE, VARIANTS
 from statics.crystals import SMALL
@@ -43,8 +43,8 @@ def bands(axes: Axes, found: Found) -> None:
     theirs = known[REFERENCE]
     variant = next(name for name in ("projected", "±", "same", "raw") if name in known)
     ours = known[variant]
-    axes.plot(theirs.distances, theirs.frequencies, color=LIGHT["ink"], lw=0.9)
-    axes.plot(ours.distances[::5], ours.frequencies[::5], ".", color=LIGHT["c0"], ms=3)
+    axes.plot(theirs.distances[::2], theirs.frequencies[::2], color=LIGHT["ink"], lw=0.9)
+    axes.plot(ours.distances[::8], ours.frequencies[::8], ".", color=LIGHT["c0"], ms=3)
     for x, _ in theirs.ticks:
         axes.axvline(x, color=LIGHT["rule"], lw=0.6, zorder=0)
     axes.set_xticks([x for x, _ in theirs.ticks], [name for _, name in theirs.ticks], fontsize=8)
@@ -54,16 +54,22 @@ def bands(axes: Axes, found: Found) -> None:
 
 def errors(axes: Axes, found: Found, field: str, bar: float | None) -> None:
     """One number of every variant, on a logarithmic scale; the bar is a dashed line."""
-    rows = [row for row in found.rows[SMALL] if row.name != REFERENCE and getattr(row, field) is not None]
-    sizes = [max(abs(getattr(row, field)), 1e-13) for row in rows]
-    axes.scatter(range(len(rows)), sizes, c=[LIGHT[COLOURS[row.name]] for row in rows], s=36, zorder=2)
-    for k, size in enumerate(sizes):
-        axes.annotate(f"{size:.2g}" if size > 1e-9 else "0", (k, size), (6, 3), textcoords="offset points", fontsize=7)
+    known = {name: found.row(SMALL, name) for name in VARIANTS}
+    sizes = {name: abs(value) for name, row in known.items() if row and (value := getattr(row, field)) is not None}
+    if not sizes:
+        axes.set_axis_off()
+        return
+    places = [VARIANTS.index(name) for name in sizes]
+    drawn = [max(size, 1e-9) for size in sizes.values()]
+    axes.scatter(places, drawn, c=[LIGHT[COLOURS[name]] for name in sizes], s=36, zorder=2)
+    for place, size, at in zip(places, sizes.values(), drawn, strict=True):
+        text = f"{size:.2g}" if size > 1e-9 else "0"
+        axes.annotate(text, (place, at), (6, 3), textcoords="offset points", fontsize=7)
     axes.set_yscale("log")
-    axes.margins(x=0.15, y=0.35)
-    axes.set_xticks(np.arange(len(rows)), [row.name for row in rows], fontsize=8)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.margins(y=0.35)
+    axes.set_xlim(-0.5, len(VARIANTS) - 0.2)
+    axes.set_xticks(range(len(VARIANTS)), VARIANTS, fontsize=8)
     axes.grid(axis="y", color=LIGHT["rule"], lw=0.5)
     if bar is not None:
         axes.axhline(bar, color=LIGHT["no"], lw=1, ls="--")
-    if not rows:
-        axes.set_axis_off()

@@ -15,7 +15,7 @@ def page(every: Sequence[Found], heading: str) -> str:
     )
     lines = [f"# {heading}", "", bars, ""]
     for found in every:
-        lines += [f"## {found.title}", ""]
+        lines += [f"## {found.title}, weights {found.weights}", ""]
         for size in found.rows:
             lines += [f"Second-order force constants of {size} atoms:", "", *rows(found, size), ""]
         lines += [*reference(found), "", *elasticity(found), ""]
