@@ -221,6 +221,7 @@ def conductivity(chosen: argparse.Namespace) -> None:
                     dtype="as is",
                     turns=0,
                     half_mesh=False,
+                    back="auto",
                     temperatures_K=(300.0,),
                     mesh=(11, 11, 11),
                     supercell=(2, 2, 2),
@@ -230,11 +231,10 @@ def conductivity(chosen: argparse.Namespace) -> None:
                 {
                     "repair": route.name,
                     "kappa_W_per_mK": float(np.trace(route.transport.kappa[0]) / 3),
-                    "forbidden": float(route.forbidden[0]),
                     "calls": route.n_calls,
                     "seconds_of_forces": route.seconds_forces,
                 }
-                for route in made.finding.routes
+                for route in made.found.routes
             ]
             path.write_text(json.dumps(found, indent=1) + "\n")
             print(key, found[key], flush=True)
@@ -321,7 +321,7 @@ def prepare(chosen: argparse.Namespace) -> None:
         print(f"{name}: {len(calm)} of {len(frames)} structures, {sum(map(len, calm))} atoms")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
@@ -343,7 +343,7 @@ def main() -> None:
     fourth.set_defaults(run=picture, to=Path("repairs.svg"))
     for one in (first, second, third, fourth):
         one.add_argument("--to", type=Path, help="folder, or file of the picture")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
     torch.set_num_threads(1)
     chosen.run(chosen)
 

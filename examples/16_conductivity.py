@@ -3,13 +3,12 @@
 from ase.build import bulk
 
 import tumble
-from tumble.jobs.conductivity import ConductivitySettings, conductivity
 
 silicon = tumble.load("silicon")
 atoms = bulk("Si", "diamond", a=5.4335)  # at rest by symmetry
 # Twice the cutoff is 10 Å, which is 2 x 2 x 2 of the cubic cell, and a mesh of 11 x 11 x 11; this is for a first look.
-settings = ConductivitySettings(supercell=(2, 2, 2), force=True, mesh=(5, 5, 5), kind="wigner", isotopes=True)
-result = conductivity(silicon, atoms, settings, name="silicon")
+settings = tumble.ConductivitySettings(supercell=(2, 2, 2), force=True, mesh=(5, 5, 5), kind="wigner", isotopes=True)
+result = tumble.conductivity(silicon, atoms, settings, name="silicon")
 
 found = result.found
 for route in found.routes:

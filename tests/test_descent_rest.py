@@ -5,6 +5,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from tumble.batch import Batch, Properties
+from tumble.crystal import space_group
 from tumble.descent import Rest, check_rest, rest_of
 from tumble.models.pair import LennardJones, Morse
 from tumble.packs import predict
@@ -46,6 +47,24 @@ def test_a_potential_without_forces_cannot_say():
 
     with pytest.raises(ValueError, match="a Silent gives no forces"):
         rest_of(Silent(), bulk("Ar"))
+
+
+def test_forces_that_the_group_forbids_are_told_apart_and_are_no_unrest():
+    """Rock salt whose atoms a field pulls along z: symmetry allows no force at all."""
+
+    class Pulling(Potential):
+        cutoff, species, is_conservative = 0.0, None, True
+
+        def forward(self, batch: Batch) -> Properties:
+            forces = torch.zeros_like(batch.positions)
+            forces[0, 2] = 0.5
+            return Properties(torch.zeros(batch.n_structures, dtype=torch.float64), forces)
+
+    salt = bulk("NaCl", "rocksalt", a=5.6)
+    assert rest_of(Pulling(), salt) == Rest(0.5, 0, None, 0.0)
+    found = rest_of(Pulling(), salt, space_group(salt))
+    assert found.force < 1e-12
+    assert found.forbidden == pytest.approx(0.5)
 
 
 def test_a_structure_that_is_not_at_rest_is_refused_with_the_command_that_helps():

@@ -420,9 +420,12 @@ def test_a_crystal_that_is_not_relaxed_is_refused_with_the_command_to_run():
         elastic(springs(second=0.5), atoms, QUICK, name="springs")
 
 
-@pytest.mark.parametrize("lacking", ["forces", "stress"])
-def test_a_potential_without_forces_or_stress_is_refused(lacking):
-    with pytest.raises(ValueError, match=f"a Changed gives no {lacking}; forces to relax ions by and the stress"):
+@pytest.mark.parametrize(
+    ("lacking", "expected"),
+    [("forces", "forces were expected"), ("stress", "forces to relax ions by and the stress of strained cells were")],
+)
+def test_a_potential_without_forces_or_stress_is_refused(lacking, expected):
+    with pytest.raises(ValueError, match=f"a Changed gives no {lacking}; {expected}"):
         elastic(Changed(springs(), lacking=lacking), fcc(), QUICK)
 
 

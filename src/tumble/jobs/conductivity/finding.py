@@ -25,14 +25,12 @@ class Crystal(NamedTuple):
     atoms:     the given cell, exactly symmetric.
     group:     its space group.
     rest:      how far it is from rest, but for what its symmetry forbids.
-    forbidden: eV/Å, the largest force that it forbids.
     engine:    phono3py.Phono3py of it.
     """
 
     atoms: Atoms
     group: SpaceGroup
     rest: Rest
-    forbidden: float
     engine: Any
 
 

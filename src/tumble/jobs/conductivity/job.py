@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import numpy as np
 from ase import Atoms
 
 from tumble.checkpoint.subject import subject
-from tumble.crystal import SpaceGroup, ideal, space_group
-from tumble.descent import Rest, check_rest
+from tumble.crystal import ideal, space_group
+from tumble.descent import check_rest, rest_of
 from tumble.jacobian import precise
 from tumble.jobs.conductivity.engine import engine_of, irreducible, read_nac
 from tumble.jobs.conductivity.finding import Crystal
@@ -15,10 +14,8 @@ from tumble.jobs.conductivity.reference import check_modes, compare, read_refere
 from tumble.jobs.conductivity.result import ConductivityResult
 from tumble.jobs.conductivity.settings import ConductivitySettings
 from tumble.jobs.conductivity.work import Work
-from tumble.packs import predict
 from tumble.potential import Potential, check_species, collate_for
 from tumble.results import Progress
-from tumble.units import EV_PER_A3_TO_GPa
 
 
 def conductivity(
@@ -66,20 +63,9 @@ def conductivity(
     read_nac(engine, settings.nac)
     if reference is not None:
         check_modes(reference, *irreducible(engine))
-    rest, forbidden = _at_rest(used, exact, group)
+    rest = rest_of(used, exact, group)
     check_rest(rest, settings.fmax, verb="conductivity", **({"name": name} if name else {}))
     found = Work.of(engine, group, settings, tell).finding(used)
-    crystal = Crystal(exact, group, rest, forbidden, engine)
+    crystal = Crystal(exact, group, rest, engine)
     compared = {} if reference is None else {one.name: compare(one.transport, reference) for one in found.routes}
     return ConductivityResult.of(settings, subject(potential, name), crystal, found, compared)
-
-
-def _at_rest(potential: Potential, exact: Atoms, group: SpaceGroup) -> tuple[Rest, float]:
-    """How far the crystal is from rest, and the largest force eV/Å that its symmetry forbids: no relaxation helps."""
-    [answer] = predict(potential, exact)
-    if answer.forces is None:
-        raise ValueError(f"a {type(potential).__name__} gives no forces; forces were expected. Use another potential.")
-    kept, removed = group.project_forces(answer.forces.double().numpy())
-    sizes = np.linalg.norm(kept, axis=1)
-    stress = None if answer.stress is None else EV_PER_A3_TO_GPa * float(answer.stress.abs().max())
-    return Rest(float(sizes.max()), int(sizes.argmax()), stress), float(np.linalg.norm(removed, axis=1).max())

@@ -102,7 +102,7 @@ def _reference(compared: Mapping[str, Comparison]) -> Table:
 def _symmetry(crystal: Crystal, found: Finding) -> Table:
     forces, rounding = found.forbidden_forces
     rows: list[tuple[Cell, ...]] = [
-        ("forbidden force at rest (meV/Å)", MEV * crystal.forbidden),
+        ("forbidden force at rest (meV/Å)", MEV * crystal.rest.forbidden),
         ("forbidden share of the forces on displaced supercells", forces),
         ("what rounding makes of that", rounding),
         ("rounding of forces as a share of the third-order force constants, at most", found.result.floor),

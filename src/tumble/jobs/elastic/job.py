@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tumble.checkpoint.subject import subject
 from tumble.crystal import Group, SpaceGroup, group_of, ideal, parse_rule, space_group
-from tumble.descent import Descent, Rest, Walk, check_rest, descend
+from tumble.descent import Descent, Walk, check_rest, descend, rest_of
 from tumble.jacobian import precise
 from tumble.jobs.elastic.finding import Finding, State, state_of
 from tumble.jobs.elastic.result import ElasticResult
@@ -117,20 +117,15 @@ def _at_rest(potential: Potential, atoms: Atoms, settings: ElasticSettings, name
     crystal.set_constraint()
     crystal.calc = None
     named = group_of(crystal, settings.symprec)
-    [answer] = predict(potential, crystal)
-    if answer.forces is None or answer.stress is None:
-        lacking = "forces" if answer.forces is None else "stress"
+    rest = rest_of(potential, crystal, group)
+    if rest.stress_GPa is None:
         kind = type(getattr(potential, "calculator", potential)).__name__
         raise ValueError(
-            f"a {kind} gives no {lacking}; forces to relax ions by and the stress of strained cells were expected. Use "
+            f"a {kind} gives no stress; forces to relax ions by and the stress of strained cells were expected. Use "
             "another potential."
         )
-    kept, removed = group.project_forces(answer.forces.double().numpy())
-    sizes = np.linalg.norm(kept, axis=1)
-    residual = EV_PER_A3_TO_GPa * float(answer.stress.abs().max())
-    rest = Rest(float(sizes.max()), int(sizes.argmax()), residual)
     check_rest(rest, settings.fmax, verb="elastic", **({"name": name} if name else {}))
-    return _Resting(crystal, group, named, rest.force, float(np.linalg.norm(removed, axis=1).max()), residual)
+    return _Resting(crystal, group, named, rest.force, rest.forbidden, rest.stress_GPa)
 
 
 def _relax(

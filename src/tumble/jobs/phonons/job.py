@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from ase import Atoms
-from numpy.typing import NDArray
 
 from tumble.checkpoint.subject import subject
 from tumble.crystal import ideal, space_group
-from tumble.descent.rest import Rest, check_rest, rest_of
+from tumble.descent import check_rest, rest_of
 from tumble.jacobian import precise
 from tumble.jobs.phonons.constants import AVERAGED, BOTH
 from tumble.jobs.phonons.crystal import crystal_of
@@ -16,12 +14,9 @@ from tumble.jobs.phonons.examined import Scanned, of_crystal, of_molecule
 from tumble.jobs.phonons.molecule import molecule_of
 from tumble.jobs.phonons.result import Found, PhononsResult
 from tumble.jobs.phonons.settings import PhononsSettings
-from tumble.packs import predict
 from tumble.potential import Potential, check_species, collate_for
 from tumble.results import Progress
 from tumble.symmetry import Symmetrized, symmetrize
-
-Floats = NDArray[np.float64]
 
 
 def phonons(
@@ -55,7 +50,8 @@ def phonons(
     one = _only(atoms)
     check_species(potential.species, collate_for(potential, [one]))
     used = precise(potential) if settings.dtype == "float64" else potential
-    rest, forbidden = _at_rest(used, one, settings.symprec)
+    group = space_group(one, settings.symprec)
+    rest = rest_of(used, ideal(one, group), group)
     check_rest(rest, settings.fmax, verb="phonons", name=name or "MODEL")
     potentials = {BOTH: used}
     if settings.average != "none" and not isinstance(potential, Symmetrized):
@@ -68,7 +64,7 @@ def phonons(
     else:
         found = molecule_of(potentials, one, settings, tell)
         scanned = of_molecule(found, potential, potentials, settings, tell)
-    return PhononsResult.of(settings, subject(potential, name), found, scanned, (rest, forbidden))
+    return PhononsResult.of(settings, subject(potential, name), found, scanned, rest)
 
 
 def _only(atoms: Atoms | Sequence[Atoms]) -> Atoms:
@@ -85,18 +81,3 @@ def _only(atoms: Atoms | Sequence[Atoms]) -> Atoms:
             "enough vacuum between the images, and ask for one copy of the cell across it."
         )
     return one
-
-
-def _at_rest(potential: Potential, atoms: Atoms, symprec: float) -> tuple[Rest, float]:
-    """How far the symmetric structure is from rest, and the largest force eV/Å that its symmetry forbids.
-
-    What symmetry forbids no relaxation that keeps it can remove; it is an error of the potential, not of the structure.
-    """
-    group = space_group(atoms, symprec)
-    exact = ideal(atoms, group)
-    found = rest_of(potential, exact)
-    forces = predict(potential, exact)[0].forces
-    assert forces is not None
-    allowed, removed = group.project_forces(forces.double().numpy())
-    sizes = np.linalg.norm(allowed, axis=1)
-    return Rest(float(sizes.max()), int(sizes.argmax()), found.stress_GPa), float(np.linalg.norm(removed, axis=1).max())

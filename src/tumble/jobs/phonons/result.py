@@ -35,7 +35,7 @@ class PhononsResult(Result):
 
     found:   every number, a `Crystal` or a `Molecule`.
     scanned: other displacements, and what imaginary modes are.
-    rest:    largest force that symmetry allows, with the stress; forbidden_force: the largest that it forbids, eV/Å.
+    rest:    how far the structure was from rest.
     arrays:  force constants and frequencies; keys of the four ways end in _raw, _both, _projected, _averaged.
     atoms:   the symmetric structure; of a crystal then its supercell, whose atoms the force constants are of.
     """
@@ -45,7 +45,6 @@ class PhononsResult(Result):
     found: Found
     scanned: Scanned
     rest: Rest
-    forbidden_force: float
     arrays: dict[str, np.ndarray]
     atoms: list[Atoms]
     subject: dict[str, str]
@@ -59,16 +58,16 @@ class PhononsResult(Result):
         subject: dict[str, str],
         found: Found,
         scanned: Scanned,
-        standing: tuple[Rest, float],
+        rest: Rest,
     ) -> Self:
-        """Put together what was found; `standing` is how far the structure is from rest."""
+        """Put together what was found."""
         if isinstance(found, Crystal):
             atoms, arrays = [found.cells.atoms, found.cells.supercell], _of_crystal(found)
         else:
             atoms, arrays = [found.atoms], _of_molecule(found)
         citations = CITATIONS if isinstance(found, Crystal) else ()
         title = f"{subject['name']} on {atoms[0].get_chemical_formula()}"
-        return cls(title, settings, found, scanned, *standing, arrays, atoms, subject, citations=citations)
+        return cls(title, settings, found, scanned, rest, arrays, atoms, subject, citations=citations)
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """Whether frequencies are good enough, degenerate modes are, and whether the structure is stable."""
@@ -76,8 +75,7 @@ class PhononsResult(Result):
 
     def facts(self) -> tuple[Fact, ...]:
         """Figures, then tables."""
-        standing = (self.rest, self.forbidden_force)
-        return (*figures(self.found, self.scanned), *tables(self.found, self.scanned, self.settings, standing))
+        return (*figures(self.found, self.scanned), *tables(self.found, self.scanned, self.settings, self.rest))
 
     def files(self) -> dict[str, bytes]:
         """Of a crystal phonopy_params.yaml with the projected force constants, which `phonopy.load` opens."""

@@ -22,15 +22,13 @@ MOST = 60
 """Modes listed at a corner."""
 
 
-def tables(
-    found: Crystal | Molecule, scanned: Scanned, settings: PhononsSettings, standing: tuple[Rest, float]
-) -> tuple[Table, ...]:
+def tables(found: Crystal | Molecule, scanned: Scanned, settings: PhononsSettings, rest: Rest) -> tuple[Table, ...]:
     """All tables that have something to show, most important first."""
     if isinstance(found, Crystal):
         own = [_side_by_side(found), _corners(found)]
-        ends = [_charges(found), _how_crystal(found, settings, standing)]
+        ends = [_charges(found), _how_crystal(found, settings, rest)]
     else:
-        own, ends = [_side_by_side_of_molecule(found), _modes(found)], [_how_molecule(found, settings, standing)]
+        own, ends = [_side_by_side_of_molecule(found), _modes(found)], [_how_molecule(found, settings, rest)]
     middle = [_imaginary(scanned), _forbidden(found), _thermal(found.rows), _scans(scanned, settings)]
     return tuple(one for one in (*own, *middle, *ends) if one.rows)
 
@@ -204,7 +202,7 @@ def _charges(found: Crystal) -> Table:
     return Table("Born charges", ("what was corrected", "e"), rows)
 
 
-def _how_crystal(found: Crystal, settings: PhononsSettings, standing: tuple[Rest, float]) -> Table:
+def _how_crystal(found: Crystal, settings: PhononsSettings, rest: Rest) -> Table:
     cells = found.cells
     reduced = found.sizes is None
     kind = "reduced by symmetry" if reduced else "every atom of the primitive cell along x, y, z"
@@ -216,27 +214,26 @@ def _how_crystal(found: Crystal, settings: PhononsSettings, standing: tuple[Rest
         ("displacements", f"± {settings.displacement_A:g} Å, {kind}"),
         ("displaced supercells", found.measured[BOTH].n_calls),
         ("mesh of wave vectors", "×".join(map(str, found.mesh.counts))),
-        *_standing(settings, standing),
+        *_rest_of(settings, rest),
     ]
     return Table("How it was computed", ("what", "value"), rows)
 
 
-def _how_molecule(found: Molecule, settings: PhononsSettings, standing: tuple[Rest, float]) -> Table:
+def _how_molecule(found: Molecule, settings: PhononsSettings, rest: Rest) -> Table:
     rows: list[tuple[Cell, ...]] = [
         ("operations of the point group", found.n_operations or "any turn about an axis"),
         ("vibrations", len(found.errors_THz)),
         ("motions as a whole", len(found.rigid_THz[BOTH])),
         ("displacements", f"± {settings.displacement_A:g} Å, every atom along x, y, z"),
-        *_standing(settings, standing),
+        *_rest_of(settings, rest),
     ]
     return Table("How it was computed", ("what", "value"), rows)
 
 
-def _standing(settings: PhononsSettings, standing: tuple[Rest, float]) -> list[tuple[Cell, ...]]:
-    rest, forbidden = standing
+def _rest_of(settings: PhononsSettings, rest: Rest) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = [
         ("largest force that symmetry allows (meV/Å)", MEV * rest.force),
-        ("largest force that symmetry forbids (meV/Å)", MEV * forbidden),
+        ("largest force that symmetry forbids (meV/Å)", MEV * rest.forbidden),
         ("precision", settings.dtype),
     ]
     return rows if rest.stress_GPa is None else [*rows, ("largest component of the stress (GPa)", rest.stress_GPa)]
