@@ -12,7 +12,7 @@ settings = tumble.PhononsSettings(supercell=(2, 2, 2), force=True, average="T@ge
 result = tumble.phonons(silicon, atoms, settings, name="silicon")
 
 found = result.found
-print(f"forces that symmetry forbids: {MEV * result.forbidden_force:.3f} meV/Å")
+print(f"forces that symmetry forbids: {MEV * result.rest.forbidden:.3f} meV/Å")
 print(f"forbidden share of the force constants: {found.sizes.forbidden:.1e}")
 for key, frequencies in found.modes.frequencies_THz.items():
     gamma = ", ".join(f"{one:.4f}" for one in frequencies[0, 3:])

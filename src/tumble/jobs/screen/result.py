@@ -85,8 +85,9 @@ class ScreenResult(Result):
         said = [f"{counts['done']} of {len(self.records)} structures are done"]
         said += [f"{counts[name]} {name}" for name in ("not converged", "failed") if counts[name]]
         task = f"{self.of_job} of every structure"
-        answer: Answer = "no" if left else "yes"
-        return (Verdict(task, answer, float(left), 0.0, "structures not done", ", ".join(said), key="done"),)
+        answer: Answer = "unknown" if left else "yes"
+        remedy = "read why below, then screen again with --resume --retry-failed" if left else ""
+        return (Verdict(task, answer, float(left), 0.0, "structures not done", ", ".join(said), remedy, key="done"),)
 
     def facts(self) -> tuple[Fact, ...]:
         """Histograms, then counts, extremes and failures."""
