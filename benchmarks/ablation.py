@@ -305,7 +305,8 @@ def picture(chosen: argparse.Namespace) -> None:
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
         axes.set_title(path.stem.split("ablation-")[1], fontsize=10)
     panels[0].set_ylabel("space group kept, % of crystals")
-    panels[0].legend(fontsize=7)
+    entries = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(chosen.to)
     print(f"wrote {chosen.to}")
 

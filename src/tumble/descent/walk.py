@@ -29,8 +29,8 @@ class Walk(NamedTuple):
     is_converged: whether force and stress are below their limits.
     n_calls:   how often the potential was asked.
     reason:    why it ended.
-    removed_force, removed_GPa: eV/Å, GPa: the largest force and stress component that the group has removed at the end,
-               where it is the symmetry error of the potential; zero without a group.
+    removed_force: eV/Å, the largest force that the group has removed at the end; zero without a group.
+    removed_GPa:   the largest component of stress that it has; both are symmetry errors of the potential.
     """
 
     atoms: Atoms

@@ -35,10 +35,11 @@ class ElasticResult(Result):
     """Elastic constants of a crystal with their symmetry error, and its equation of state.
 
     finding: every number, by name.
-    arrays:  constants_raw, _plusminus, _projected, _averaged, _clamped and what is forbidden of them, (6, 6) GPa in
-             the axes of the file; axes, the rotation (3, 3) into the standard ones; and, with an equation of state,
-             volumes_A3, energies, pressures_GPa.
+    arrays:  constants_raw, _plusminus, _projected, _averaged, _clamped and what is forbidden of them, (6, 6) GPa.
     atoms:   the crystal.
+
+    Constants are in the axes of the file; the array `axes`, a rotation (3, 3), leads into the standard ones. With an
+    equation of state there are also volumes_A3, energies and pressures_GPa.
     """
 
     title: str
