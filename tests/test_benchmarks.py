@@ -132,7 +132,7 @@ def test_the_peak_is_of_the_time_since_it_was_forgotten() -> None:
     rest = memory.forget()
     np.ones(8_000_000).sum()
     assert 60e6 < memory.peak() - rest < 100e6
-    assert memory.resident() - rest < 30e6
+    assert memory.forget() - rest < 30e6  # what is freed may stay with malloc until it is handed back
     assert memory.available() > 1e6
 
 

@@ -10,6 +10,7 @@ import tumble
 from tumble import data
 from tumble.cli import DONE, NOT_CONVERGED, NOT_TRUSTED
 from tumble.cli.console import progress_bar, show_unmet, show_verdicts
+from tumble.cli.flags import Command
 from tumble.cli.verbs import HERE, Files, Name, Overwrite, Require, Where, refuse_existing
 from tumble.results import Result, Settings, parse_require, unmet
 
@@ -36,46 +37,26 @@ def relax(
     return _run("relax", model, files, settings, _Ending(output, require, overwrite), where)
 
 
-def elastic(
-    model: Name,
-    file: Structure,
-    *,
-    settings: Callable[[], Settings],
-    output: Output = None,
-    require: Require = None,
-    where: Where = HERE,
-    overwrite: Overwrite = False,
-) -> int:
-    """Elastic constants and the equation of state of a relaxed crystal, with what symmetry forbids as error bars."""
-    return _run("elastic", model, [file], settings, _Ending(output, require, overwrite), where)
+def _of_one(verb: str) -> Command:
+    """The command of a job that takes one structure."""
+
+    def command(
+        model: Name,
+        file: Structure,
+        *,
+        settings: Callable[[], Settings],
+        output: Output = None,
+        require: Require = None,
+        where: Where = HERE,
+        overwrite: Overwrite = False,
+    ) -> int:
+        return _run(verb, model, [file], settings, _Ending(output, require, overwrite), where)
+
+    command.__name__ = verb
+    return command
 
 
-def phonons(
-    model: Name,
-    file: Structure,
-    *,
-    settings: Callable[[], Settings],
-    output: Output = None,
-    require: Require = None,
-    where: Where = HERE,
-    overwrite: Overwrite = False,
-) -> int:
-    """Phonons of a relaxed crystal, or vibrations of a molecule, with what symmetry forbids as error bars."""
-    return _run("phonons", model, [file], settings, _Ending(output, require, overwrite), where)
-
-
-def conductivity(
-    model: Name,
-    file: Structure,
-    *,
-    settings: Callable[[], Settings],
-    output: Output = None,
-    require: Require = None,
-    where: Where = HERE,
-    overwrite: Overwrite = False,
-) -> int:
-    """Lattice thermal conductivity of a relaxed crystal, raw and repaired."""
-    return _run("conductivity", model, [file], settings, _Ending(output, require, overwrite), where)
+elastic, phonons, conductivity = _of_one("elastic"), _of_one("phonons"), _of_one("conductivity")
 
 
 class _Ending:

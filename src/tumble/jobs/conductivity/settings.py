@@ -28,7 +28,7 @@ class ConductivitySettings(Settings):
         description="what is put side by side: raw, plusminus (±), projected, averaged; the last one is the result. "
         "averaged costs as many times the calls of the others as the rule has orientations",
     )
-    average: str = Field("O", description="rule over rotations that averaged takes the mean over")
+    average: str = Field("O@generic", description="rule over rotations that averaged takes the mean over")
     turns: int = Field(
         1,
         ge=0,

@@ -23,7 +23,9 @@ class ElasticSettings(Settings):
         description="amplitudes of the six strains, both signs; of several the differences are extrapolated to zero, "
         "of one what is not linear is taken for forbidden too",
     )
-    average: str = Field("O", description="rule that the potential is also averaged over, such as O or I@crystal; none")
+    average: str = Field(
+        "O@generic", description="rule that the potential is also averaged over, such as O or I@crystal; none"
+    )
     volumes: int = Field(9, ge=0, description="points of the equation of state; 0 leaves it out")
     volume_change: float = Field(0.06, gt=0, le=0.5, description="largest change of the volume, as a share of it")
     fmax: float = Field(

@@ -40,7 +40,8 @@ class PhononsSettings(Settings):
     max_atoms: int = Field(500, ge=1, description="largest supercell that is chosen; never one below twice the cutoff")
     force: bool = Field(False, description="accept a supercell that is too small for the cutoff")
     average: str = Field(
-        "O", description="rule over rotations for the averaged potential that is put beside the others; none: leave out"
+        "O@generic",
+        description="rule over rotations for the averaged potential that is put beside the others; none: leave out",
     )
     path: tuple[str, ...] = Field(
         (),
