@@ -236,8 +236,14 @@ def conductivity(chosen: argparse.Namespace) -> None:
                 }
                 for route in made.found.routes
             ]
-            path.write_text(json.dumps(found, indent=1) + "\n")
+            _write(path, found)
             print(key, found[key], flush=True)
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    """One run a line."""
+    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _once(
@@ -250,7 +256,7 @@ def _once(
 ) -> None:
     if key not in found:
         found[key] = run(potential, crystals, repair)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        _write(path, found)
         print(key, summary(found, key), flush=True)
 
 
