@@ -45,7 +45,7 @@ RATTLE, STRAIN = 0.03, 0.005
 """Å, standard deviation of a displaced coordinate; of a component of the strain."""
 LEAST = 30
 """Crystals; of a potential that knows fewer, several rattled copies of each are relaxed."""
-WALK = {"fmax": 1e-6, "smax_GPa": 1e-4, "steps": 200, "cell": "all", "frames": 2}
+WALK = Descent(fmax=1e-6, smax_GPa=1e-4, steps=200, cell="all", frames=2)
 REPAIRS = ("raw", "i", "keep", "O aligned", "O offset", "I pruned", "keep, I pruned")
 RULES = {"i": "i", "O aligned": "O", "O offset": "O@generic", "I pruned": "I@crystal", "keep, I pruned": "I@crystal"}
 
@@ -143,11 +143,13 @@ def at_rest(potential: Potential, crystals: Sequence[tuple[str, Atoms]]) -> list
         crystals = [(kind, atoms) for kind, atoms in crystals if {*atoms.numbers} <= {*potential.species}]
     crystals = crystals * max(1, LEAST // len(crystals))
     groups = [space_group(atoms, LOOSE) for _, atoms in crystals]
-    walks = descend(potential, [atoms for _, atoms in crystals], Descent(**WALK), groups=groups)
+    walks = descend(potential, [atoms for _, atoms in crystals], WALK, groups=groups)
     return [(kind, walk.atoms) for (kind, _), walk in zip(crystals, walks, strict=True) if walk.is_converged]
 
 
-def run(potential: Potential, crystals: Sequence[tuple[str, Atoms]], repair: str) -> dict[str, Any]:
+def run(
+    potential: Potential, crystals: Sequence[tuple[str, Atoms]], repair: str, limits: Descent = WALK
+) -> dict[str, Any]:
     """Relax rattled copies of crystals, and look at what is left of their symmetry."""
     starts = [rattled(atoms, seed) for seed, (_, atoms) in enumerate(crystals)]
     groups = None
@@ -156,7 +158,7 @@ def run(potential: Potential, crystals: Sequence[tuple[str, Atoms]], repair: str
         starts = [_scaled(atoms, start) for (_, atoms), start in zip(crystals, starts, strict=True)]
     asked = repaired(potential, repair)
     begin, cpu = time.perf_counter(), time.process_time()
-    walks = descend(asked, starts, Descent(**WALK), groups=groups)
+    walks = descend(asked, starts, limits, groups=groups)
     rows = []
     for (kind, atoms), walk in zip(crystals, walks, strict=True):
         wanted = group_of(atoms, TIGHT).number
@@ -182,6 +184,7 @@ def relax(chosen: argparse.Namespace) -> None:
     """Every repair in both precisions; the control in the one it has."""
     path = chosen.to / f"{date.today()}-ablation-{chosen.name}.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
+    limits = WALK.model_copy(update={name: getattr(chosen, name) for name in ("fmax", "smax_GPa", "steps")})
     exact = tumble.load(chosen.potential, dtype="float64")
     crystals = at_rest(exact, [*prototypes()])
     print(
@@ -191,12 +194,12 @@ def relax(chosen: argparse.Namespace) -> None:
     for dtype in ("float64", "float32"):
         potential = tumble.load(chosen.potential, dtype=dtype)
         for repair in chosen.repairs:
-            _once(found, path, f"{dtype}/{repair}", potential, crystals, repair)
+            _once(found, path, f"{dtype}/{repair}", potential, crystals, repair, limits)
     if chosen.control:
         control = tumble.load(chosen.control)
         resting = at_rest(control, [*metals()])
-        _once(found, path, "control/raw", control, resting, "raw")
-        _once(found, path, "control/keep", control, resting, "keep")
+        _once(found, path, "control/raw", control, resting, "raw", limits)
+        _once(found, path, "control/keep", control, resting, "keep", limits)
     print(table(found))
 
 
@@ -253,9 +256,10 @@ def _once(
     potential: Potential,
     crystals: Sequence[tuple[str, Atoms]],
     repair: str,
+    limits: Descent,
 ) -> None:
     if key not in found:
-        found[key] = run(potential, crystals, repair)
+        found[key] = run(potential, crystals, repair, limits)
         _write(path, found)
         print(key, summary(found, key), flush=True)
 
@@ -340,6 +344,9 @@ def main(words: Sequence[str] | None = None) -> None:
     second.add_argument("--name", default="relax", help="what the file of results is called by")
     second.add_argument("--control", help="an exactly invariant potential, such as ase:ase.calculators.emt:EMT")
     second.add_argument("--repairs", nargs="+", default=REPAIRS, choices=REPAIRS)
+    second.add_argument("--fmax", type=float, default=WALK.fmax, help="eV/Å, of the rattled crystals")
+    second.add_argument("--smax-GPa", type=float, default=WALK.smax_GPa, help="GPa, the same for the stress")
+    second.add_argument("--steps", type=int, default=WALK.steps)
     second.set_defaults(run=relax, to=RESULTS)
     third = verbs.add_parser("conductivity", help="thermal conductivity with every repair")
     third.add_argument("potential")

@@ -185,8 +185,9 @@ def _contents(result: Result) -> dict[str, bytes]:
         text = io.StringIO()
         write(text, result.atoms, format="extxyz")
         files["atoms.extxyz"] = text.getvalue().encode()
-    assert not set(result.files()) & {*files, "trust.json", "result.json", "log.txt"}, "a name of ours for another file"
-    files |= result.files()
+    of_engines = result.files()
+    assert not {*of_engines} & {*files, "trust.json", "result.json", "log.txt"}, "a name of ours for another file"
+    files |= of_engines
     made = result.provenance()
     if result.verdicts():
         files["trust.json"] = _trust(result, made).to_json().encode()

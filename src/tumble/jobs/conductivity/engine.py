@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from tumble import bridges
 from tumble.crystal import check_width, multiples_for
 from tumble.jobs.conductivity.settings import ConductivitySettings
 
@@ -19,6 +20,8 @@ Back = bool | Literal["auto"]
 
 USUAL_WIDTH: Final = 10.0
 """Å."""
+
+required = partial(bridges.required, who="conductivity needs", extra="phonons")
 
 
 class Constants(NamedTuple):
@@ -30,21 +33,6 @@ class Constants(NamedTuple):
 
     second: Floats
     third: Floats
-
-
-def required(name: str) -> Any:
-    """A module of the extra `phonons`.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise ImportError(
-            f"conductivity needs {package}, which is not installed. Run: pip install 'tumble[phonons]'"
-        ) from error
 
 
 @contextmanager

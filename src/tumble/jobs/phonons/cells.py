@@ -1,13 +1,14 @@
 """Cells: the symmetric cell, its supercell as phonopy orders it, and the space group of that."""
 
 import warnings
-from importlib import import_module
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from tumble import bridges
 from tumble.crystal import SpaceGroup, check_width, ideal, multiples_for, space_group
 from tumble.jobs.phonons.settings import PhononsSettings
 from tumble.results import number
@@ -17,6 +18,8 @@ Integers = NDArray[np.int64]
 
 USUAL_WIDTH = 10.0
 """Å."""
+
+required = partial(bridges.required, who="phonons of a crystal need", extra="phonons")
 
 
 class Cells(NamedTuple):
@@ -47,21 +50,6 @@ class Cells(NamedTuple):
         """The n atoms of the primitive cell, in the order of `chosen`."""
         cell = self.engine.primitive
         return Atoms(cell.numbers, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True, masses=cell.masses)
-
-
-def required(name: str) -> Any:
-    """A module of the extra `phonons`.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise ImportError(
-            f"phonons of a crystal need {package}, which is not installed. Run: pip install 'tumble[phonons]'"
-        ) from error
 
 
 def cells_of(atoms: Atoms, cutoff: float, settings: PhononsSettings) -> Cells:
