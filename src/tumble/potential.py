@@ -135,6 +135,23 @@ class Potential(nn.Module, ABC):
         known = self.deviations(batch, forces=forces)
         return Properties(*(None if one is None else torch.linalg.vector_norm(one, dim=0) for one in known))
 
+    def energies_by_atom(self, batch: Batch) -> Tensor:
+        """(N,) eV; they add up to the energies. See `atomic_energies`."""
+        model = getattr(self, "model", None)
+        if not isinstance(model, Model):
+            ours = "Gradient, Direct, LLPR, a Sum or an average of them"
+            raise ValueError(
+                f"a {type(self).__name__} has no energies of atoms; {ours} was expected. Use one of these."
+            )
+        check_species(self.species, batch)
+        outputs: Outputs = model(batch)
+        return outputs.energies
+
+    @property
+    def has_energies_by_atom(self) -> bool:
+        """Whether `energies_by_atom` gives them."""
+        return isinstance(getattr(self, "model", None), Model)
+
     @property
     def has_uncertainty(self) -> bool:
         """Whether `uncertainties` gives those of energies."""
@@ -260,6 +277,15 @@ class Sum(Potential):
         columns = zip(*answers, strict=True)
         return Properties(*(None if any(f is None for f in column) else sum(column) for column in columns))
 
+    def energies_by_atom(self, batch: Batch) -> Tensor:
+        """Sum of the parts' energies of atoms."""
+        return torch.stack([part.energies_by_atom(batch) for part in self.parts]).sum(0)  # type: ignore[operator]
+
+    @property
+    def has_energies_by_atom(self) -> bool:
+        """Whether every part has them."""
+        return all(part.has_energies_by_atom for part in self.parts)
+
 
 def atomic_energies(potential: Potential, atoms: Atoms | Iterable[Atoms]) -> list[Tensor]:
     """Energy of each atom, (n,) eV on the CPU for each structure; they add up to its energy.
@@ -267,32 +293,15 @@ def atomic_energies(potential: Potential, atoms: Atoms | Iterable[Atoms]) -> lis
     Only their sum is learned: how a model divides it among the atoms is its own affair.
 
     Args:
-        potential: one that is made of models: Gradient, Direct, LLPR, or a Sum of such.
+        potential: one that is made of models: Gradient, Direct, LLPR, a Sum or an average of such.
         atoms: one structure or many.
 
     Raises:
         ValueError: another potential, an unknown element, or a structure that `collate` refuses.
     """
-    answers = []
-    for one in [atoms] if isinstance(atoms, Atoms) else atoms:
-        batch = collate_for(potential, [one])
-        with torch.no_grad(), constant_weights(True):
-            answers.append(_by_atom(potential, batch).cpu())
-    return answers
-
-
-def _by_atom(potential: Potential, batch: Batch) -> Tensor:
-    check_species(potential.species, batch)
-    if isinstance(potential, Sum):
-        return torch.stack([_by_atom(part, batch) for part in potential.parts]).sum(0)  # type: ignore[arg-type]
-    model = getattr(potential, "model", None)
-    if not isinstance(model, Model):
-        raise ValueError(
-            f"a {type(potential).__name__} has no energies of atoms; Gradient, Direct, LLPR or a Sum of them was "
-            "expected. Ask the potential within it."
-        )
-    outputs: Outputs = model(batch)
-    return outputs.energies
+    structures = [atoms] if isinstance(atoms, Atoms) else atoms
+    with torch.no_grad(), constant_weights(True):
+        return [potential.energies_by_atom(collate_for(potential, [one])).cpu() for one in structures]
 
 
 def collate_for(potential: Potential, atoms: Sequence[Atoms]) -> Batch:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.calculators.emt import EMT
 
 from pet_reference import (
     ROUND,
@@ -20,6 +21,7 @@ from pet_reference import (
     triclinic,
 )
 from tumble.batch import collate
+from tumble.bridges.ase import Calculator, Foreign
 from tumble.jobs.train import TrainSettings
 from tumble.models.pair import ZBL
 from tumble.models.pet import PET, PETSettings
@@ -27,7 +29,8 @@ from tumble.models.pet.edges import layout_of
 from tumble.models.pet.layers import gather, scatter
 from tumble.packs import predict
 from tumble.potential import Direct, Gradient, Sum, atomic_energies, collate_for
-from tumble.symmetry import symmetrize
+from tumble.rotations import Rotations
+from tumble.symmetry import Projected, Symmetrized, symmetrize
 from tumble.testing import check_potential
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -204,11 +207,28 @@ def test_energies_of_atoms_add_up_and_shift_with_their_elements() -> None:
     model = PET(SPECIES, SMALL).double()
     model.offsets.copy_(torch.tensor([-1.0, -20.0, -300.0]))
     structures = [molecule(), crystal()]
-    for potential in (Gradient(model), Sum(Gradient(model), Gradient(ZBL(SPECIES)))):
+    direct, parts = PET(SPECIES, SMALL | {"direct_forces": True}).double(), Sum(Gradient(model), Gradient(ZBL(SPECIES)))
+    averaged = Symmetrized(parts, Rotations.parse("T"), chunk=5)
+    aligned = Projected(symmetrize(Gradient(model), "T@crystal"))
+    for potential in (Gradient(model), Direct(direct), parts, averaged, aligned):
+        assert potential.has_energies_by_atom
         for energies, answer in zip(
             atomic_energies(potential, structures), predict(potential, structures), strict=True
         ):
             assert float(energies.sum()) == pytest.approx(float(answer.energy), rel=1e-12)
     assert [round(float(e), -1) for e in atomic_energies(Gradient(model), molecule())[0][:3]] == [-300.0, -20.0, 0.0]
-    with pytest.raises(ValueError, match=r"a Symmetrized has no energies of atoms; Gradient, Direct, LLPR or a Sum"):
-        atomic_energies(symmetrize(Gradient(model), "i"), molecule())
+
+    def turned(turn: torch.Tensor) -> torch.Tensor:
+        atoms = molecule()
+        atoms.positions = atoms.positions @ turn.numpy().T
+        return atomic_energies(parts, atoms)[0]
+
+    mean = torch.stack([turned(turn) for turn in averaged.rotations.matrices]).mean(0)
+    torch.testing.assert_close(atomic_energies(averaged, molecule())[0], mean, rtol=1e-12, atol=1e-12)
+    atoms = molecule()
+    atoms.calc = Calculator(averaged)
+    np.testing.assert_array_equal(atoms.get_potential_energies(), atomic_energies(averaged, molecule())[0])
+    foreign = Foreign(EMT())
+    assert not foreign.has_energies_by_atom
+    with pytest.raises(ValueError, match=r"a Foreign has no energies of atoms; Gradient, Direct, LLPR, a Sum"):
+        atomic_energies(foreign, molecule())

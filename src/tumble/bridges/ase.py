@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tumble.batch import Batch, Properties, collate, has_volume, split, to_atoms
 from tumble.bridges import made_by
 from tumble.neighbors import Verlet
-from tumble.potential import Potential
+from tumble.potential import Potential, constant_weights
 
 Array = NDArray[np.float64]
 
@@ -28,8 +28,9 @@ class Calculator(engine.Calculator):  # type: ignore[misc]  # ASE has no types
 
     The neighbour list outlives small moves of the atoms and of the cell; its answers are exactly those of a new one.
 
-    A potential that knows its uncertainty also has energy_uncertainty (eV) and, with an ensemble, forces_uncertainty
-    (eV/Å, (N, 3)): `calculator.get_property("energy_uncertainty", atoms)`. They are computed when they are asked for.
+    A potential made of models also has energies, of each atom (eV, (N,)). One that knows its uncertainty has
+    energy_uncertainty (eV) and, with an ensemble, forces_uncertainty (eV/Å, (N, 3)):
+    `calculator.get_property("energy_uncertainty", atoms)`. All these are computed when they are asked for.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012  (the name ASE looks for)
@@ -56,7 +57,11 @@ class Calculator(engine.Calculator):  # type: ignore[misc]  # ASE has no types
                 "Leave it out, or make a potential that does with `tumble uncertainty`."
             )
         self.potential, self.warn_above = potential, warn_above
-        known = {ENERGY_DOUBT: potential.has_uncertainty, FORCES_DOUBT: potential.has_forces_uncertainty}
+        known = {
+            "energies": potential.has_energies_by_atom,
+            ENERGY_DOUBT: potential.has_uncertainty,
+            FORCES_DOUBT: potential.has_forces_uncertainty,
+        }
         self.implemented_properties = [*type(self).implemented_properties, *(name for name in known if known[name])]
         self._search = Verlet(skin)
         self._is_above = False
@@ -89,8 +94,11 @@ class Calculator(engine.Calculator):  # type: ignore[misc]  # ASE has no types
             [self.atoms], potential.cutoff, dtype=potential.dtype, device=potential.device, search=self._search
         )
         wanted = properties or ("energy",)
-        if system_changes or {*wanted} - {*self.results, ENERGY_DOUBT, FORCES_DOUBT}:
+        if system_changes or {*wanted} - {*self.results, "energies", ENERGY_DOUBT, FORCES_DOUBT}:
             self._answer(batch, wanted)
+        if "energies" in wanted:
+            with torch.no_grad(), constant_weights(True):
+                self.results["energies"] = self.potential.energies_by_atom(batch).cpu().numpy()
         self._doubt(batch, wanted)
 
     def _answer(self, batch: Batch, properties: Sequence[str]) -> None:

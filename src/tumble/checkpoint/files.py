@@ -18,7 +18,7 @@ from tumble.models.pair import ZBL, LennardJones, Morse
 from tumble.models.pet import LLPR, PET
 from tumble.potential import Direct, Gradient, Model, Potential, Sum
 from tumble.rotations import Rotations
-from tumble.symmetry import Projected, Symmetrized
+from tumble.symmetry import Projected, Symmetrized, directly
 
 FORMAT = 1
 """Version of the file format; a change gets a dated entry in `UPGRADES`."""
@@ -102,7 +102,7 @@ def load(
     else:
         potential = _read(resolve(name), variant, direct)
     if direct:
-        potential = _directly(potential)
+        potential = directly(potential)
     potential.requires_grad_(False)
     return potential.to(device=device or "cpu", dtype=_dtype(dtype) or potential.dtype)
 
@@ -161,24 +161,6 @@ def _refuse_variant(name: str, variant: str | None) -> None:
             f"the variant {variant!r} was asked for, and {name} holds one set of heads; only .ckpt and .pt files may "
             "hold several. Leave the variant out."
         )
-
-
-def _directly(potential: Potential) -> Potential:
-    """The same weights, answering with their direct heads; parts without a learned model stay what they are."""
-    if not potential.is_conservative:
-        return potential
-    if isinstance(potential, Gradient) and not isinstance(potential.model, PET):
-        return potential
-    if isinstance(potential, Gradient | LLPR):
-        return Direct(potential.model)
-    if isinstance(potential, Sum):
-        return Sum(*(_directly(part) for part in potential.parts))  # type: ignore[arg-type]
-    if isinstance(potential, Symmetrized):
-        inner = _directly(potential.inner)
-        return Symmetrized(inner, potential.rotations, chunk=potential.chunk, prune=potential.prune)
-    if isinstance(potential, Projected):
-        return Projected(_directly(potential.inner), potential.tolerance)
-    raise ValueError(f"a {type(potential).__name__} has no direct heads. Load it with direct=False.")
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

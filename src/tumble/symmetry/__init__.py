@@ -2,8 +2,10 @@
 
 from tumble.symmetry.averaged import PRUNING_TOLERANCE, Symmetrized
 from tumble.symmetry.choice import Candidate, Choice, choose
+from tumble.symmetry.levels import directly, levels
 from tumble.symmetry.projected import Projected
 from tumble.symmetry.tolerance import Tolerance
+from tumble.symmetry.turned import Turned
 from tumble.symmetry.verb import symmetrize
 
 __all__ = [
@@ -13,6 +15,9 @@ __all__ = [
     "Projected",
     "Symmetrized",
     "Tolerance",
+    "Turned",
     "choose",
+    "directly",
+    "levels",
     "symmetrize",
 ]

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import Final, final
 
 import torch
+from torch import Tensor
 
-from tumble.batch import Batch, Properties
+from tumble.batch import Batch, Properties, copies, turn
 from tumble.crystal import Aligned, SpaceGroup
-from tumble.orbit import mean_over, n_calls_for
-from tumble.packs import part
+from tumble.orbit import PAIRS_PER_PASS, mean_over, n_calls_for
+from tumble.packs import part, weight
 from tumble.potential import Potential, check_species
 from tumble.rotations import Rotations
 from tumble.symmetry.deviations import mean_deviations
@@ -106,6 +107,17 @@ class Symmetrized(Potential):
         columns = zip(*found, strict=True)
         return Properties(*(None if any(f is None for f in column) else torch.cat(column, 1) for column in columns))
 
+    def energies_by_atom(self, batch: Batch) -> Tensor:
+        """Means over the same rule; every node is asked, for what symmetry makes equal belongs to other atoms."""
+        check_species(self.species, batch)
+        pairs = zip(_singles(batch), self.rules(batch), strict=True)
+        return torch.cat([_mean_by_atom(self.inner, one, rule, self.chunk) for one, rule in pairs])
+
+    @property
+    def has_energies_by_atom(self) -> bool:
+        """Whether the inner potential has them."""
+        return self.inner.has_energies_by_atom
+
     @property
     def has_uncertainty(self) -> bool:
         """Whether the inner potential has one."""
@@ -145,6 +157,16 @@ class Symmetrized(Potential):
 def _n_calls(plan: tuple[Rotations, SpaceGroup | None]) -> int:
     rule, group = plan
     return len(rule) if group is None else n_calls_for(rule, group)
+
+
+def _mean_by_atom(potential: Potential, batch: Batch, rule: Rotations, chunk: int | None) -> Tensor:
+    """(N,) eV of one structure."""
+    energies = torch.zeros(batch.n_atoms, dtype=torch.float64, device=batch.positions.device)
+    for nodes in torch.arange(len(rule)).split(chunk or max(1, PAIRS_PER_PASS // weight(batch))):
+        turned = turn(copies(batch, len(nodes)), rule.matrices[nodes].to(energies.device))
+        found = potential.energies_by_atom(turned).view(len(nodes), -1)
+        energies += rule.weights[nodes].to(energies) @ found
+    return energies
 
 
 def _singles(batch: Batch) -> Iterator[Batch]:

@@ -90,6 +90,15 @@ class Projected(Potential):
         pairs = zip((energy, forces, stress), kept, strict=True)
         return kept, Properties(*(None if a is None or b is None else a - b for a, b in pairs))
 
+    def energies_by_atom(self, batch: Batch) -> Tensor:
+        """Those of the inner potential: only forces and stress are projected."""
+        return self.inner.energies_by_atom(batch)
+
+    @property
+    def has_energies_by_atom(self) -> bool:
+        """Whether the inner potential has them."""
+        return self.inner.has_energies_by_atom
+
     def extra_repr(self) -> str:
         """How exact a symmetry must be."""
         return f"on the space group of the structure, within {self.tolerance:g} Å"
