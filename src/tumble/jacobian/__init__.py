@@ -12,6 +12,7 @@ from tumble.jacobian.conservation import (
     ratio_of,
 )
 from tumble.jacobian.displaced import Array, answers_at, in_float64, is_single, precise, rounding_of
+from tumble.jacobian.drift import Drift, Heating, drift_of, golden_rule, growth_per_ns, turn_heating
 from tumble.jacobian.responses import Differences, Graph, graph_of
 
 __all__ = [
@@ -19,11 +20,16 @@ __all__ = [
     "Array",
     "ByDistance",
     "Differences",
+    "Drift",
     "Graph",
+    "Heating",
     "NonConservation",
     "answers_at",
+    "drift_of",
     "frequency_THz",
+    "golden_rule",
     "graph_of",
+    "growth_per_ns",
     "in_float64",
     "is_single",
     "jacobian",
@@ -33,4 +39,5 @@ __all__ = [
     "precise",
     "ratio_of",
     "rounding_of",
+    "turn_heating",
 ]

@@ -6,10 +6,9 @@ from typing import NamedTuple
 from ase import Atoms
 
 from tumble.batch import Properties
-from tumble.jacobian import NonConservation
+from tumble.jacobian import Drift, Heating, NonConservation
 from tumble.jobs.audit.measures.contracts import Contract
 from tumble.jobs.audit.measures.curvature import FrequencyError, FrequencySpread
-from tumble.jobs.audit.measures.drift import Drift, Heating
 from tumble.jobs.audit.measures.force_gap import ForceGap
 from tumble.jobs.audit.measures.loop import LoopWork
 from tumble.jobs.audit.measures.rest import Rest

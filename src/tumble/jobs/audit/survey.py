@@ -8,7 +8,7 @@ from ase import Atoms
 
 from tumble.batch import Batch, Properties, has_volume
 from tumble.crystal import Resolution, check_resolution, space_group
-from tumble.jacobian import BY_CONSTRUCTION, NonConservation, non_conservation
+from tumble.jacobian import BY_CONSTRUCTION, NonConservation, drift_of, non_conservation, turn_heating
 from tumble.jobs.audit.finding import Dynamics, Failure, Finding
 from tumble.jobs.audit.ladder import Tick, is_black_box, orbit_of, price, timed_call
 from tumble.jobs.audit.measures.contracts import contracts
@@ -22,7 +22,6 @@ from tumble.jobs.audit.measures.curvature import (
     n_calls_needed,
     usual_step,
 )
-from tumble.jobs.audit.measures.drift import drift_of, turn_heating
 from tumble.jobs.audit.measures.floor import scatter
 from tumble.jobs.audit.measures.force_gap import force_gap, is_gradient
 from tumble.jobs.audit.measures.loop import loop_work

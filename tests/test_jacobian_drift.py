@@ -8,8 +8,16 @@ from ase import Atoms
 from ase.units import fs, kB
 from scipy.linalg import expm
 
-from tumble.jacobian import NonConservation, frequency_THz, of_jacobian
-from tumble.jobs.audit.measures.drift import NANOSECOND, drift_of, golden_rule, growth_per_ns, turn_heating
+from tumble.jacobian import (
+    NonConservation,
+    drift_of,
+    frequency_THz,
+    golden_rule,
+    growth_per_ns,
+    of_jacobian,
+    turn_heating,
+)
+from tumble.jacobian.drift import NANOSECOND
 
 CURL = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 

@@ -6,7 +6,8 @@ import numpy as np
 from ase import Atoms
 from ase.units import fs
 
-from tumble.jacobian import Array, NonConservation
+from tumble.jacobian.conservation import NonConservation
+from tumble.jacobian.displaced import Array
 from tumble.units import BOLTZMANN
 
 NANOSECOND = 1e6 * fs
