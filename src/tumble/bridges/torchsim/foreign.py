@@ -3,7 +3,6 @@
 Source: `ModelInterface` and `SimState` of torch-sim 0.3 and later (github.com/TorchSim/torch-sim).
 """
 
-import warnings
 from typing import Any, final
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from tumble.batch import Batch, Properties, has_volume
 from tumble.bridges import made_by
+from tumble.bridges.torchsim.engine import imported
 from tumble.potential import Potential
 
 
@@ -38,7 +38,7 @@ class TorchSim(Potential):
         """
         super().__init__()
         kind = type(model).__name__
-        if not isinstance(model, _imported().models.interface.ModelInterface):
+        if not isinstance(model, imported().models.interface.ModelInterface):
             raise ValueError(
                 f"{kind} is not a TorchSim model. Give a torch_sim.models.interface.ModelInterface, such as a "
                 "torch_sim.models.lennard_jones.LennardJonesModel."
@@ -122,7 +122,7 @@ def from_spec(spec: str, *, conservative: bool = True) -> TorchSim:
         ImportError: torch-sim is not installed, or the module cannot be imported.
         RuntimeError: the factory fails.
     """
-    _imported()  # first, and quietly: the module of the factory imports it too
+    imported()  # first, and quietly: the module of the factory imports it too
     spec = spec.removeprefix("torchsim:")
     return TorchSim(made_by(spec, "TorchSim model"), conservative=conservative, spec=spec)
 
@@ -133,7 +133,7 @@ def _state(batch: Batch, chosen: Tensor, dtype: torch.dtype, device: torch.devic
     Raises:
         ValueError: they repeat in some directions only, and the engine knows but all or none.
     """
-    engine = _imported()
+    engine = imported()
     atoms = chosen[batch.structure]
     numbers, pbc = batch.numbers[atoms], batch.pbc[chosen][0].tolist()
     masses = torch.as_tensor(atomic_masses, dtype=dtype, device=numbers.device)[numbers]
@@ -156,15 +156,3 @@ def _state(batch: Batch, chosen: Tensor, dtype: torch.dtype, device: torch.devic
             "knows but all directions or none. Set pbc to True with vacuum in the others, or install a newer torch-sim."
         )
     return engine.SimState(**fields, pbc=pbc)
-
-
-def _imported() -> Any:
-    try:
-        with warnings.catch_warnings():
-            # What torch and vesin tell those who write such packages.
-            warnings.filterwarnings("ignore", message=r"`(torch\.jit\.\w+|vesin\.torch)` is (deprecated|not supported)")
-            import torch_sim
-            import torch_sim.models.interface
-    except ImportError as error:
-        raise ImportError(f"a TorchSim model needs torch-sim ({error}). Run pip install 'tumble[torchsim]'.") from None
-    return torch_sim

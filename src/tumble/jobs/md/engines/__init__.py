@@ -1,0 +1,1 @@
+"""Engines other than ASE that take the time steps; each leaves the same files."""
