@@ -139,10 +139,8 @@ class Potential(nn.Module, ABC):
         """(N,) eV; they add up to the energies. See `atomic_energies`."""
         model = getattr(self, "model", None)
         if not isinstance(model, Model):
-            ours = "Gradient, Direct, LLPR, a Sum or an average of them"
-            raise ValueError(
-                f"a {type(self).__name__} has no energies of atoms; {ours} was expected. Use one of these."
-            )
+            kinds = "Gradient, Direct, LLPR, a Sum or an average of them"
+            raise ValueError(f"a {type(self).__name__} has no energies of atoms; {kinds} was expected. Use one.")
         check_species(self.species, batch)
         outputs: Outputs = model(batch)
         return outputs.energies

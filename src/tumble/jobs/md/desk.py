@@ -82,10 +82,15 @@ class Desk:
         self._time_ps = self._safe_ps = 0.0
         marks: dict[str, Any] = self._taken_up() if resume else self._set_up()
         self._series = Growing(folder / SERIES, marks["series"])
-        self._frames = frames_at(folder, settings.trajectory, structures, marks["trajectory"])
-        if not resume:
-            with self._writing(self.series_path):
-                self._series.append(_line(columns(structures)))
+        try:
+            with self._writing(folder):
+                self._frames = frames_at(folder, settings.trajectory, structures, marks["trajectory"])
+                if not resume:
+                    self._series.append(_line(columns(structures)))
+        except BaseException:
+            self._series.close()
+            self._leave_nothing()
+            raise
 
     @property
     def series_path(self) -> Path:
@@ -155,9 +160,14 @@ class Desk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        if error is not None and not (self.folder / RESTART).is_file():  # it has not begun: nothing is to stay of it
+        if error is not None:
+            self._leave_nothing()
+
+    def _leave_nothing(self) -> None:
+        """Of a run that has not begun."""
+        if not (self.folder / RESTART).is_file():
             clear(self.folder)
-            with suppress(OSError):  # it is the user's, or holds something else
+            with suppress(OSError):  # it holds something else
                 self.folder.rmdir()
 
     def _set_up(self) -> dict[str, Any]:
@@ -185,6 +195,7 @@ class Desk:
                 f"{path} cannot be read ({error}); it was changed since it was written. Start again in another folder."
             ) from None
         self._compare(known)
+        (self.folder / STOPPED).unlink(missing_ok=True)  # where it was stopped, it goes on
         self._state = {name.removeprefix("state/"): value for name, value in arrays.items()}
         self.record, self._time_ps, self._safe_ps = known["record"], known["time_ps"], known["time_ps"]
         marks: dict[str, Any] = known["marks"]

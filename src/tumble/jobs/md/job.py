@@ -106,7 +106,8 @@ def _simulated(potential: Potential, given: list[Atoms], settings: MDSettings, d
     ended = _moved(potential, given, settings, steps, desk, tell)
     series, last = read_series(desk.series_path), [one for one in desk.last if one is not None]
     several = len(given) > 1
-    has_failed = ended is not None and ended.ended in ("watch", "interrupted")
+    is_cut = ended is not None and ended.ended != "arrived"  # then nobody waits for more
+    is_traced = not several and not is_cut and settings.beads == 1
     n_atoms = sum(map(len, given)) / len(given)
     return Finding(
         name=called(given),
@@ -121,7 +122,7 @@ def _simulated(potential: Potential, given: list[Atoms], settings: MDSettings, d
         temperatures=temperatures_of(series, given),
         momenta=None if several else momenta_of(series, last[0] if last else given[0], settings),
         heating=heating,
-        attribution=None if several or has_failed else attribute(potential, moving, settings, steps, tell),
+        attribution=attribute(potential, moving, settings, steps, tell) if is_traced else None,
         choice=read_facts(desk.record.get("choice", [])),
         concerns=tuple(feared),
     )
@@ -149,7 +150,6 @@ def _steps(potential: Potential, atoms: Atoms, settings: MDSettings, desk: Desk,
         choice = choose(potential, atoms, settings, tell)
         desk.record["steps"] = list(choice.steps)
         desk.record["choice"] = [{"fact": type(fact).__name__} | asdict(fact) for fact in choice.facts()]
-        desk.record["reason"] = choice.reason
     return tuple(desk.record["steps"])
 
 

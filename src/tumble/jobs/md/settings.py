@@ -77,8 +77,8 @@ class MDSettings(Settings):
     )
     control: Literal["auto", "yes", "no"] = Field(
         "auto",
-        description="whether the drift is traced to model, integrator and rounding by short runs with half the step and "
-        "in float64; auto: where a simulation is short enough that they do not matter",
+        description="whether the drift is traced to model, integrator and rounding by short runs with half the step "
+        "and in float64; auto: where they are a small part of the simulation",
     )
     max_minutes: float | None = Field(
         None, gt=0, description="of real time, after which it stops in good order; --resume goes on"
@@ -97,8 +97,8 @@ class MDSettings(Settings):
         words = [word.strip() for word in text.split(",")]
         if text not in (NONE, AUTO) and not (len(words) <= 2 and all(w.isdigit() and int(w) >= 1 for w in words)):
             raise ValueError(
-                f"{text!r} does not say how many fast steps there are to a slow one; none, auto, a number such as 10, or "
-                "two such as 4,5 were expected. Correct it."
+                f"{text!r} does not say how many fast steps there are to a slow one; none, auto, a number such as 10, "
+                "or two such as 4,5 were expected. Correct it."
             )
         return ",".join(words)
 

@@ -71,16 +71,16 @@ def run(potential: Potential, structures: Sequence[Atoms], settings: MDSettings,
     session.take(Output(folder, atoms, turn), tell, zero_eV, after=-1 if state is None else int(state["step"]))
     with Clock([one.potential for one in asked], desk.record) as clock, stop_signal() as was_told:
         ended: Ended = "arrived"
+        session.clock = clock
+        session.save()
         try:
             if n_done < plan.total:
                 with Server(folder, file, asks, len(atoms)) as server:
                     has_ended = server.wait(lambda: session.is_to_stop(was_told()))
                 ended = "arrived" if has_ended else session.why
         finally:
-            session.collect()
-            clock.effort.steps += session.n_steps
-            clock.write_into(desk.record)
-            desk.checkpoint({"step": np.array(session.last), "zero_eV": np.array(zero_eV)})
+            session.collect(is_over=True)
+            session.save()
     return Run("watch" if session.reason else ended, session.reason, clock.now(), watch.closest)
 
 
@@ -88,52 +88,73 @@ def run(potential: Potential, structures: Sequence[Atoms], settings: MDSettings,
 class _Session:
     """What is done with the output of i-PI while it grows.
 
-    last:    step of the newest line; -1 before the first.
-    n_steps: that this session has seen.
+    clock:   of the run.
+    last:    step of the newest line that was written; -1 before the first.
     reason:  of the watch.
     why:     it was told to stop.
     """
 
+    clock: Clock
+
     def __init__(self, atoms: Atoms, settings: MDSettings, plan: Plan, desk: Desk, watch: Watch) -> None:
-        self.last, self.n_steps, self.reason = -1, 0, ""
+        self.last, self.reason = -1, ""
         self.why: Ended = "interrupted"
         self._atoms, self._settings, self._plan, self._desk, self._watch = atoms, settings, plan, desk, watch
-        self._began = time.monotonic()
+        self._began = self._saved = time.monotonic()
+        self._pending: list[tuple[int, Atoms]] = []
 
     def take(self, output: Output, tell: Tell, zero_eV: float, after: int) -> None:
         """Read from here, beyond a step that the desk has already."""
         self._output, self._tell, self._zero_eV, self._after = output, tell, zero_eV, after
         self._first: Instant | None = None
-        self.last = after
+        self.last = self._newest = after
         self._known: dict[int, Instant] = {}
+
+    def save(self) -> None:
+        """Let the desk remember how far it is; i-PI has restarts of its own."""
+        self.clock.write_into(self._desk.record)
+        self._desk.checkpoint({"step": np.array(self.last), "zero_eV": np.array(self._zero_eV)})
+        self._saved = time.monotonic()
 
     def is_to_stop(self, was_told: bool) -> bool:
         """Take what is new, and whether i-PI is to stop."""
         self.collect()
+        if time.monotonic() - self._saved > self._settings.restart_s:
+            self.save()
         limit = self._settings.max_minutes
         is_late = limit is not None and time.monotonic() - self._began > 60 * limit
         self.why = "interrupted" if was_told else "out of time"
         return was_told or is_late or bool(self.reason)
 
-    def collect(self) -> None:
-        """Write new lines and frames to the desk, and look at them."""
+    def collect(self, *, is_over: bool = False) -> None:
+        """Write new lines and frames to the desk, and look at them; a frame waits for the line of its step.
+
+        Args:
+            is_over: whether no line will come any more.
+        """
         for line in self._output.lines():
             now = self._instant(line)
             self._first = self._first or now
             if line.step > self._after:
                 self._desk.write_line(now)
-                self.n_steps += line.step - max(self.last, 0)
+                self.clock.effort.steps += line.step - max(self.last, 0)
                 self.last = line.step
                 self._tell(Progress(line.step, self._plan.total, self._message(now)))
-            self._known[line.step] = now
-        for step, atoms in self._output.frames():
-            now = self._at(step)
+            self._known[line.step], self._newest = now, line.step
+        self._pending += self._output.frames()
+        while self._pending and (is_over or self._pending[0][0] <= self._newest):
+            step, atoms = self._pending.pop(0)
             if step > self._after:
-                self._desk.write_frame(atoms, now)
-            if step > self._after and not self.reason and now.kinetic_eV is not None:
-                self.reason = self._watch.alarm(atoms, now, self._watch.uncertainty(atoms))
-                if self.reason:
-                    self._desk.write_stopped(atoms, self.reason, now.time_ps)
+                self._look(atoms, self._at(step))
+
+    def _look(self, atoms: Atoms, now: Instant) -> None:
+        """Keep a frame, and stop everything if it is alarming."""
+        self._desk.write_frame(atoms, now)
+        if self.reason or now.kinetic_eV is None:
+            return
+        self.reason = self._watch.alarm(atoms, now, self._watch.uncertainty(atoms))
+        if self.reason:
+            self._desk.write_stopped(atoms, self.reason, now.time_ps)
 
     def _at(self, step: int) -> Instant:
         """The moment of a frame; energies are known where a line was written at the same step."""
