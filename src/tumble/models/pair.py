@@ -186,7 +186,7 @@ class ZBL(Model):
         rates = d * (zi.to(r.dtype) ** self._P + zj.to(r.dtype) ** self._P)[:, None] / self._A0
         terms = c * torch.exp(-rates * r[:, None])
         phi, dphi, d2phi = terms.sum(1), -(terms * rates).sum(1), (terms * rates**2).sum(1)
-        charge = COULOMB * zi * zj
+        charge = COULOMB * zi.double() * zj
         return (
             charge * phi / r,
             charge * (dphi / r - phi / r**2),

@@ -74,8 +74,9 @@ class Metatomic(Potential):
             self._outputs["forces"] = _chosen(path, able.outputs, FORCES, variant)
             if stress := _found(able.outputs, STRESS, variant):
                 self._outputs["stress"] = stress
-        # Energies per atom are added here, in float64, where a model has them.
-        self._kinds = {"energy": able.outputs[self._outputs["energy"]].sample_kind, "forces": "atom"}
+        # Where they would be rounded, energies per atom are added here, in float64, if a model has them.
+        kind = able.outputs[self._outputs["energy"]].sample_kind if able.dtype == "float32" else "system"
+        self._kinds = {"energy": kind, "forces": "atom"}
         self.register_buffer("_place", torch.empty(0, dtype=DTYPES[able.dtype]), persistent=False)
 
     @property
@@ -131,7 +132,7 @@ class Metatomic(Potential):
         }
         options = engine.ModelEvaluationOptions(length_unit="angstrom", outputs=wanted, selected_atoms=None)
         systems = list(self._systems(batch, positions, cell))
-        with _quiet():
+        with quiet():
             found = self._engine[0](systems, options, check_consistency=False)
         answer = {ours: _values(found[name], batch) for ours, name in self._outputs.items()}
         answer["energy"] = answer["energy"].reshape(-1).double()
@@ -228,7 +229,7 @@ def from_reference(reference: Mapping[str, Any]) -> Metatomic:
 def _opened(path: Path) -> Any:
     engine = _imported()
     try:
-        with _quiet():
+        with quiet():
             return engine.load_atomistic_model(str(path))
     except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(
@@ -239,7 +240,7 @@ def _opened(path: Path) -> Any:
 
 def _imported() -> Any:
     try:
-        with _quiet():
+        with quiet():
             import metatomic.torch
     except ImportError as error:
         raise ImportError(
@@ -249,7 +250,7 @@ def _imported() -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hides that torch.jit, or a name in the file, is deprecated: who uses an exported file cannot change that."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"the '[\w/]+' (output|input) name is deprecated")
