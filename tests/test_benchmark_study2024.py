@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from study2024 import answers, nodes, published, s1, tables
+from study2024 import published
+from study2024.s1 import answers, nodes, tables
+from study2024.s1 import run as s1
 
 from analytic import lopsided, skewed_dimer
 from tumble.orbit import Orbit

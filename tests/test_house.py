@@ -28,9 +28,10 @@ NOUNS = {
     *("Rotations", "Orbit", "Settings", "Result", "TrainSettings", "TrainResult", "AuditSettings", "AuditResult"),
     *("RelaxSettings", "RelaxResult", "ElasticSettings", "ElasticResult", "PhononsSettings", "PhononsResult"),
     *("ConductivitySettings", "ConductivityResult", "ScreenSettings", "ScreenResult"),
+    *("MDSettings", "MDResult", "ObserveSettings", "ObserveResult"),
 }
 VERBS = {"load", "save", "predict", "symmetrize", "train", "audit", "report", "load_result"}
-VERBS |= {"relax", "elastic", "phonons", "conductivity", "screen"}
+VERBS |= {"relax", "elastic", "phonons", "conductivity", "screen", "md", "observe", "export", "serve"}
 BANNED = {"utils", "util", "helpers", "common", "tools", "misc", "core", "base", "manager", "handler", "wrapper"}
 
 LONGEST_FILE = 400

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from tumble.jobs.audit import AuditResult, AuditSettings, audit
     from tumble.jobs.conductivity import ConductivityResult, ConductivitySettings, conductivity
     from tumble.jobs.elastic import ElasticResult, ElasticSettings, elastic
+    from tumble.jobs.export import export
+    from tumble.jobs.md import MDResult, MDSettings, md
+    from tumble.jobs.observe import ObserveResult, ObserveSettings, observe
     from tumble.jobs.phonons import PhononsResult, PhononsSettings, phonons
     from tumble.jobs.relax import RelaxResult, RelaxSettings, relax
     from tumble.jobs.screen import ScreenResult, ScreenSettings, screen
+    from tumble.jobs.serve import serve
     from tumble.jobs.train import TrainResult, TrainSettings, train
     from tumble.orbit import Orbit
     from tumble.packs import predict
@@ -64,6 +68,10 @@ __all__ = [
     "PhononsResult",
     "ConductivitySettings",
     "ConductivityResult",
+    "MDSettings",
+    "MDResult",
+    "ObserveSettings",
+    "ObserveResult",
     "ScreenSettings",
     "ScreenResult",
     # verbs
@@ -77,7 +85,11 @@ __all__ = [
     "elastic",
     "phonons",
     "conductivity",
+    "md",
+    "observe",
     "screen",
+    "export",
+    "serve",
     "report",
     "load_result",
     "__version__",
@@ -90,9 +102,13 @@ _HOMES = {
     "jobs.audit": ("AuditResult", "AuditSettings", "audit"),
     "jobs.conductivity": ("ConductivityResult", "ConductivitySettings", "conductivity"),
     "jobs.elastic": ("ElasticResult", "ElasticSettings", "elastic"),
+    "jobs.export": ("export",),
+    "jobs.md": ("MDResult", "MDSettings", "md"),
+    "jobs.observe": ("ObserveResult", "ObserveSettings", "observe"),
     "jobs.phonons": ("PhononsResult", "PhononsSettings", "phonons"),
     "jobs.relax": ("RelaxResult", "RelaxSettings", "relax"),
     "jobs.screen": ("ScreenResult", "ScreenSettings", "screen"),
+    "jobs.serve": ("serve",),
     "jobs.train": ("TrainResult", "TrainSettings", "train"),
     "orbit": ("Orbit",),
     "packs": ("predict",),

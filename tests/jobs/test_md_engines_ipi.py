@@ -128,6 +128,17 @@ def test_a_ring_polymer_has_the_energy_of_its_beads(tmp_path):
     assert beads[-1] > 0.01  # the ring has opened
 
 
+def test_a_runaway_is_stopped_and_its_frame_kept(tmp_path):
+    pytest.importorskip("ipi")
+    atoms, chosen = tilted(), settings(time_ps=100.0, max_temperature_K=1.0)
+    with Desk(tmp_path, [atoms], chosen, {"made_of": "p"}) as desk:
+        ended = run(lopsided(), [atoms], chosen, desk, lambda progress: None)
+    assert ended.ended == "watch"
+    assert "K" in ended.reason
+    stopped = ase.io.read(tmp_path / "stopped.extxyz")
+    np.testing.assert_allclose(stopped.positions, atoms.positions, atol=1e-6)
+
+
 def test_what_ipi_does_not_do_is_refused(tmp_path):
     atoms, chosen = tilted(), settings()
     with pytest.raises(ValueError, match=r"2 structures were given, and i-PI runs one at a time"):

@@ -105,6 +105,25 @@ VERBS = (
         examples=("tumble conductivity silicon relaxed/atoms.extxyz -o kappa --mesh 11 11 11",),
     ),
     Verb(
+        "md",
+        "tumble.cli.md:md",
+        "Molecular dynamics that says what it conserved, what it did not, and why.",
+        settings="tumble.jobs.md:MDSettings",
+        examples=(
+            "tumble md water monomer.xyz -o run --time-ps 10",
+            "tumble md water box.xyz -o run --average O --mts auto --temperature-K 300",
+            "tumble md water box.xyz -o run --time-ps 20 --resume",
+            "tumble md water box.xyz -o quantum --engine i-pi --beads 8 --thermostat langevin",
+        ),
+    ),
+    Verb(
+        "observe",
+        "tumble.cli.observe:observe",
+        "What trajectories say: distribution, diffusion, spectra, orientations, with error bars.",
+        settings="tumble.jobs.observe:ObserveSettings",
+        examples=("tumble observe run -o observed", "tumble observe raw averaged -o compared"),
+    ),
+    Verb(
         "screen",
         "tumble.cli.screen:screen",
         "Run any job over many structures, in shards that resume after anything.",
@@ -121,6 +140,8 @@ VERBS = (
     ),
     Verb("models", "tumble.cli.potentials:models", "List packaged, cached and published potentials."),
     Verb("info", "tumble.cli.potentials:info", "Say what a potential is, and what its file says of itself."),
+    Verb("export", "tumble.cli.export:export", "Write a potential as a file that LAMMPS, GROMACS, i-PI and ASE run."),
+    Verb("serve", "tumble.cli.serve:serve", "Answer a server that speaks the i-PI protocol, over a socket."),
     Verb("convert", "tumble.cli.potentials:convert", "Write a potential as .safetensors; the numbers stay the same."),
     Verb("demo", "tumble.cli.demo:demo", "Audit the packaged water potential, raw and symmetrized."),
 )

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,25 +23,37 @@ if TYPE_CHECKING:
 KEYS = ("watch", "conserved", "temperature", "momentum")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Folder:
+    """Where a run writes, and what becomes of a run that is there."""
+
+    output: Annotated[
+        Path | None,
+        Parameter(name=["--output", "-o"], help="Folder for series.csv, trajectory, restart, result and card.html."),
+    ] = None
+    resume: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Go on with the run in the folder, to a longer time-ps.")
+    ] = False
+    overwrite: Overwrite = False
+
+
+NOWHERE = Folder()
+
+
 def md(
     model: Name,
     files: Files,
     *,
     settings: "Callable[[], MDSettings]",
-    output: Annotated[
-        Path | None,
-        Parameter(name=["--output", "-o"], help="Folder for series.csv, trajectory, restart, result and card.html."),
-    ] = None,
-    resume: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Go on with the run in the folder, to a longer time-ps.")
-    ] = False,
+    folder: Folder = NOWHERE,
     require: Require = None,
     where: Where = HERE,
-    overwrite: Overwrite = False,
 ) -> int:
     """Let structures move in time, and say what was conserved, what was not, and why."""
+    output, overwrite = folder.output, folder.overwrite or folder.resume
     if output is not None:
-        refuse_existing(output / "result.json", overwrite or resume)
+        refuse_existing(output / "result.json", overwrite)
     chosen = settings()
     required = () if require is None else parse_require(require, KEYS)  # before anything is computed in vain
     structures = data.read([str(file) for file in files], require=()).atoms
@@ -48,7 +61,7 @@ def md(
     check(potential, structures, chosen)
     for line in concerns_of(potential, structures[0], chosen):
         print(f"tumble: {line}", file=sys.stderr)
-    if output is not None and overwrite and not resume:
+    if output is not None and folder.overwrite and not folder.resume:
         clear(output)
     with progress_bar("md") as tell:
         result = tumble.md(
@@ -56,13 +69,13 @@ def md(
             structures,
             chosen,
             folder=output,
-            resume=resume,
+            resume=folder.resume,
             name=model,
             tell=lambda one: tell(*one),
         )
     show_verdicts(result)
     if output is not None:
-        result.save(output, overwrite=overwrite or resume)
+        result.save(output, overwrite=overwrite)
         print(f"wrote {output} and {tumble.report(result, to=output / 'card.html')}")
     failures = unmet(required, result.verdicts())
     show_unmet(failures)

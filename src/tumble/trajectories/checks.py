@@ -8,7 +8,7 @@ import ase.units
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tumble.trajectories.files import needed
+from tumble.extras import required
 from tumble.trajectories.molecules import Molecule
 from tumble.trajectories.trajectory import Trajectory
 from tumble.units import BOLTZMANN, EV_PER_A3_TO_GPa
@@ -166,7 +166,7 @@ def _package() -> Any:
     level = said.level
     said.setLevel(logging.ERROR)
     try:
-        return needed("physical_validation", "checking a simulation", "analysis")
+        return required("physical_validation", who="checking a simulation needs", extra="analysis")
     finally:
         said.setLevel(level)
 

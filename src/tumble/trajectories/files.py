@@ -1,7 +1,6 @@
 """Files of trajectories: ours, H5MD, what i-PI writes, and whatever ASE reads."""
 
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ import ase.units
 import numpy as np
 from ase import Atoms
 
+from tumble.extras import required
 from tumble.trajectories.trajectory import Trajectory
 
 H5 = (".h5md", ".h5", ".hdf5")
@@ -74,21 +74,6 @@ def found(path: str | Path) -> Path:
     return path
 
 
-def needed(name: str, who: str, extra: str) -> Any:
-    """A module of an extra, imported when it is first needed.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise ImportError(
-            f"{who} needs {package}, which is not installed. Run: pip install 'tumble[{extra}]'"
-        ) from error
-
-
 def _frames(file: Path, structure: int | None) -> Iterator[Atoms]:
     if file.suffix in H5:
         return _of_h5md(file, structure)
@@ -129,7 +114,7 @@ def _chosen(frames: Iterator[Atoms], structure: int | None, file: Path) -> Itera
 
 def _of_h5md(file: Path, structure: int | None) -> Iterator[Atoms]:
     """Frames of a file in the H5MD format, https://nongnu.org/h5md."""
-    h5py = needed("h5py", f"reading {file.name}", "analysis")
+    h5py = required("h5py", who=f"reading {file.name} needs", extra="analysis")
     with h5py.File(file, "r") as opened:
         groups = opened.get("particles")
         names = [] if groups is None else [name for name in groups if "position" in groups[name]]
@@ -202,7 +187,7 @@ def _is_of_ipi(file: Path) -> bool:
 
 def _of_ipi(file: Path) -> Iterator[Atoms]:
     """Frames that i-PI has written; their times are not known to it."""
-    reading = needed("ipi.utils.io", f"reading {file.name}, which i-PI has written,", "ipi")
+    reading = required("ipi.utils.io", who=f"reading {file.name}, which i-PI has written, needs", extra="ipi")
     bohr = float(ase.units.Bohr)
     with file.open(encoding="utf-8") as opened:
         for frame in reading.iter_file("xyz", opened):

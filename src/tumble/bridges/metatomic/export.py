@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from tumble.bridges import required
 from tumble.bridges.metatomic.potential import INPUTS, quiet
 from tumble.bridges.metatomic.program.certainty import Certainty
 from tumble.bridges.metatomic.program.combined import Averaged, Derived, Total
 from tumble.bridges.metatomic.program.network import Network
 from tumble.bridges.metatomic.program.pairs import LennardJonesPairs, MorsePairs, ZBLPairs
+from tumble.extras import required
 from tumble.models.pair import ZBL, LennardJones, Morse
 from tumble.models.pet import LLPR, PET
 from tumble.potential import Direct, Gradient, Model, Potential, Sum

@@ -10,9 +10,9 @@ import torch
 from ase import Atoms
 
 from tumble.batch import Properties
-from tumble.bridges import required
 from tumble.bridges.metatomic.export import direct_of
 from tumble.bridges.metatomic.potential import Metatomic, describe, quiet
+from tumble.extras import required
 from tumble.packs import predict
 from tumble.potential import Potential
 

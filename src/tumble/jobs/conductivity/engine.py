@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from tumble import bridges
+from tumble import extras
 from tumble.crystal import check_width, multiples_for
 from tumble.jobs.conductivity.settings import ConductivitySettings
 
@@ -21,7 +21,7 @@ Back = bool | Literal["auto"]
 USUAL_WIDTH: Final = 10.0
 """Å."""
 
-required = partial(bridges.required, who="conductivity needs", extra="phonons")
+required = partial(extras.required, who="conductivity needs", extra="phonons")
 
 
 class Constants(NamedTuple):

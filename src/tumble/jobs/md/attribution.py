@@ -57,8 +57,8 @@ class Attribution(NamedTuple):
         rows = [(name, *part) for name, part in parts.items() if part is not None]
         columns = ("part", "drift, meV/atom/ns", "± meV/atom/ns", "scatter, meV/atom")
         note = (
-            f"Of the conserved quantity in {self.time_ps:g} ps at constant energy: as it is, in float64, and there with "
-            "half the time step. So short a simulation knows drifts no better than the errors say."
+            f"Of the conserved quantity in {self.time_ps:g} ps at constant energy: as it is, in float64, and there "
+            "with half the time step. So short a simulation knows drifts no better than the errors say."
         )
         return Table("Where the drift comes from", columns, rows, note)
 
@@ -72,10 +72,10 @@ def attribute(
 ) -> Attribution | None:
     """Short simulations at constant energy from one state: as it is, without turns, in float64, with half the step.
 
-    With E_h(t) the conserved quantity in float64 with the step h: Verlet's error goes with h², so that 4/3 (E_h - E_h/2)
-    is the integrator's part, and (4 E_h/2 - E_h)/3, which is without it, the model's. Rounding is the difference between
-    the dtype as it is and float64. Such simulations stay together for some hundred steps, so that their differences are
-    known far better than the drift of any of them.
+    With E_h(t) the conserved quantity in float64 with the step h: Verlet's error goes with h², so that
+    4/3 (E_h - E_h/2) is the integrator's part, and (4 E_h/2 - E_h)/3, which is without it, the model's. Rounding is the
+    difference between the dtype as it is and float64. Such simulations stay together for some hundred steps, so that
+    their differences are known far better than the drift of any of them.
 
     Args:
         potential: of the slowest forces.

@@ -53,7 +53,7 @@ class Finding:
     steps:           fast steps to a slow one; () with one time step.
     is_conservative: whether the slowest forces are a gradient.
     is_fast_gradient: whether the fastest are.
-    run:             how it ended; None: an engine of its own took the steps.
+    run:             how it ended, and what it cost.
     drift:           of the conserved quantity, meV/atom/ns; None of too few lines.
     temperatures:    K, of everything and of each element, without the beginning; empty for too few lines.
     momenta:         None where they may change: of several structures, or with noise on every atom.
@@ -70,7 +70,7 @@ class Finding:
     steps: tuple[int, ...]
     is_conservative: bool
     is_fast_gradient: bool
-    run: Run | None
+    run: Run
     drift: Trend | None
     temperatures: dict[str, Mean]
     momenta: Momenta | None

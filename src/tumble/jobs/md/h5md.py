@@ -11,7 +11,7 @@ from ase.units import fs
 from numpy.typing import NDArray
 
 from tumble import __version__
-from tumble.bridges import required
+from tumble.extras import required
 from tumble.jobs.md.aside import Aside
 from tumble.jobs.md.frames import Frames
 from tumble.jobs.md.motion import Instant

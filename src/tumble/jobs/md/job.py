@@ -106,7 +106,7 @@ def _simulated(potential: Potential, given: list[Atoms], settings: MDSettings, d
     ended = _moved(potential, given, settings, steps, desk, tell)
     series, last = read_series(desk.series_path), [one for one in desk.last if one is not None]
     several = len(given) > 1
-    is_cut = ended is not None and ended.ended != "arrived"  # then nobody waits for more
+    is_cut = ended.ended != "arrived"  # then nobody waits for more
     is_traced = not several and not is_cut and settings.beads == 1
     n_atoms = sum(map(len, given)) / len(given)
     return Finding(
@@ -130,13 +130,13 @@ def _simulated(potential: Potential, given: list[Atoms], settings: MDSettings, d
 
 def _moved(
     potential: Potential, given: list[Atoms], settings: MDSettings, steps: tuple[int, ...], desk: Desk, tell: Tell
-) -> Run | None:
-    """All steps, by the engine of the settings; None where that does not say how it ended."""
+) -> Run:
+    """All steps, by the engine of the settings."""
     if settings.engine == "ase":
         return run(potential, given[0], settings, steps, desk, tell)
     engine: Any = import_module(f"tumble.jobs.md.engines.{ENGINES[settings.engine]}")
     chosen = settings if settings.mts != AUTO else settings.model_copy(update={"mts": _in_words(steps)})
-    ended: Run | None = engine.run(potential, given, chosen, desk, tell)
+    ended: Run = engine.run(potential, given, chosen, desk, tell)
     return ended
 
 

@@ -71,12 +71,12 @@ class MDResult(Result):
     @property
     def is_converged(self) -> bool:
         """Whether the watch had nothing to say."""
-        return self.finding.run is None or self.finding.run.ended != "watch"
+        return self.finding.run.ended != "watch"
 
     @property
     def is_interrupted(self) -> bool:
         """Whether a signal ended it before its time."""
-        return self.finding.run is not None and self.finding.run.ended == "interrupted"
+        return self.finding.run.ended == "interrupted"
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """Whether it went on, what was conserved, and whether all elements are equally hot."""

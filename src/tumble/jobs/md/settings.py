@@ -44,8 +44,11 @@ class MDSettings(Settings):
         "numbers, 4,5, for direct heads | raw | averaged; or auto, chosen from how the difference of the two forces "
         "varies in time. Fast is the raw potential where the one given is averaged, else its direct heads",
     )
-    mts_heating_K_per_ns: float = Field(
-        5.0, gt=0, description="K/ns, heating that auto may add where a time step is as long as possible"
+    mts_heating_K_per_ns: float | None = Field(
+        None,
+        gt=0,
+        description="K/ns, heating that auto may add; null: 5 at constant energy, and with a thermostat as much as one "
+        "of its time constant holds within 0.1 K",
     )
     turns: Literal["none", "random"] = Field(
         NONE, description="random: the structure is turned at random at every step; unbiased, but heats: see theory"
@@ -106,12 +109,24 @@ class MDSettings(Settings):
     def _fits_together(self) -> "MDSettings":
         if self.turns == "random" and self.mts != NONE:
             raise ValueError("turns are random and mts is set; a step is turned or split, not both. Leave one out.")
+        if self.ensemble == "npt" and self.mts != NONE and self.engine != "i-pi":
+            raise ValueError(
+                f"constant pressure was asked for with mts {self.mts} and the engine {self.engine}, whose impulses "
+                "know no pressure. Use nvt, leave mts out, or add --engine i-pi."
+            )
         if self.beads > 1 and self.engine != "i-pi":
             raise ValueError(
                 f"{self.beads} beads were asked for with the engine {self.engine}; ring polymers run with i-pi. "
                 "Add --engine i-pi, or leave beads at 1."
             )
         return self
+
+    @property
+    def heating_allowed_K_per_ns(self) -> float:
+        """What multiple time steps that are chosen may add."""
+        if self.mts_heating_K_per_ns is not None:
+            return self.mts_heating_K_per_ns
+        return 5.0 if self.ensemble == "nve" else 0.1 * 1e6 / self.thermostat_fs
 
     @property
     def steps_of_levels(self) -> tuple[int, ...]:

@@ -58,17 +58,16 @@ def _run(finding: Finding, settings: MDSettings) -> Table:
     if settings.average != NONE or settings.turns != NONE:
         rows.append(("rotations", "a random turn at every step" if settings.turns != NONE else settings.average))
     rows.append(("engine", settings.engine))
-    if (run := finding.run) is not None:
-        effort = run.effort
-        rows.append(("ended", run.reason or run.ended))
-        rows.append(("speed (ns/day)", speed(finding, settings)))
-        rows.append(("ms per innermost step", 1000 * effort.seconds / max(1, effort.steps * stride(finding.steps))))
-        share = (effort.seconds - effort.in_model) / effort.in_model if effort.in_model else None
-        rows.append(("time outside the potential, % of that within", None if share is None else 100 * share))
-        names = ["potential"] if not finding.steps else [f"level {k}" for k in range(len(effort.calls))]
-        rows += [(f"calls, {name}", count) for name, count in zip(names, effort.calls, strict=True)]
-        if np.isfinite(run.closest):
-            rows.append(("closest two atoms came, of the sum of covalent radii", run.closest))
+    run, effort = finding.run, finding.run.effort
+    rows.append(("ended", run.reason or run.ended))
+    rows.append(("speed (ns/day)", speed(finding, settings)))
+    rows.append(("ms per innermost step", 1000 * effort.seconds / max(1, effort.steps * stride(finding.steps))))
+    share = (effort.seconds - effort.in_model) / effort.in_model if effort.in_model else None
+    rows.append(("time outside the potential, % of that within", None if share is None else 100 * share))
+    names = ["potential"] if not finding.steps else [f"level {k}" for k in range(len(effort.calls))]
+    rows += [(f"calls, {name}", count) for name, count in zip(names, effort.calls, strict=True)]
+    if np.isfinite(run.closest):
+        rows.append(("closest two atoms came, of the sum of covalent radii", run.closest))
     return Table("The simulation", ("what", "value"), rows)
 
 
@@ -83,11 +82,11 @@ def _turns(finding: Finding) -> Table:
 
 def speed(finding: Finding, settings: MDSettings) -> float | None:
     """ns/day of all sessions together; None where no step was taken."""
-    run = finding.run
-    if run is None or not run.effort.steps or not run.effort.seconds:
+    effort = finding.run.effort
+    if not effort.steps or not effort.seconds:
         return None
-    ns = run.effort.steps * stride(finding.steps) * settings.timestep_fs * 1e-6
-    return ns / run.effort.seconds * 86400
+    ns = effort.steps * stride(finding.steps) * settings.timestep_fs * 1e-6
+    return ns / effort.seconds * 86400
 
 
 def stride(steps: tuple[int, ...]) -> int:

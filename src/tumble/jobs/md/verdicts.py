@@ -37,10 +37,8 @@ def judge(finding: Finding, settings: MDSettings) -> tuple[Verdict, ...]:
     return tuple(one for one in made if one is not None)
 
 
-def _watch(finding: Finding) -> Verdict | None:
+def _watch(finding: Finding) -> Verdict:
     task, run = "Simulation", finding.run
-    if run is None:
-        return None
     if run.ended == "watch":
         remedy = "stopped.extxyz has the frame: look at it; train with such structures, or take a smaller time step"
         return Verdict(task, "no", None, None, "", run.reason, remedy, key="watch")

@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from tumble import bridges
+from tumble import extras
 from tumble.crystal import SpaceGroup, check_width, ideal, multiples_for, space_group
 from tumble.jobs.phonons.settings import PhononsSettings
 from tumble.results import number
@@ -19,7 +19,7 @@ Integers = NDArray[np.int64]
 USUAL_WIDTH = 10.0
 """Å."""
 
-required = partial(bridges.required, who="phonons of a crystal need", extra="phonons")
+required = partial(extras.required, who="phonons of a crystal need", extra="phonons")
 
 
 class Cells(NamedTuple):

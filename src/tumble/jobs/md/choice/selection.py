@@ -157,7 +157,7 @@ def _first_that_holds(
     tell: Callable[[Progress], None],
 ) -> tuple[Candidate | None, Trend | None, float]:
     """The cheapest allowed candidate that a short simulation does not refute, its drift there, and raw calls taken."""
-    allowed, tried, n_raw, most = settings.mts_heating_K_per_ns, None, 0.0, MOST_STEPS
+    allowed, tried, n_raw, most = settings.heating_allowed_K_per_ns, None, 0.0, MOST_STEPS
     for trial in range(N_TRIALS):
         good = [
             one for one in candidates if one.steps[0] <= most and one.heating_K_per_ns + one.error_K_per_ns <= allowed
@@ -198,7 +198,7 @@ def _reason(
     chosen: Candidate | None, candidates: Sequence[Candidate], tried: Trend | None, settings: MDSettings, cost: Cost
 ) -> str:
     """One line."""
-    allowed = f"{number(settings.mts_heating_K_per_ns)} K/ns"
+    allowed = f"{number(settings.heating_allowed_K_per_ns)} K/ns"
     if chosen is not None:
         heating, error = number(chosen.heating_K_per_ns, 2), number(chosen.error_K_per_ns, 2)
         held = f", {number(chosen.heating_K_per_ns * settings.thermostat_fs / FS_PER_NS, 2)} K with the thermostat"
