@@ -123,6 +123,13 @@ def test_simulations_go_on_and_are_left_alone_when_they_are_done(tmp_path):
         assert (whole / "b" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_a_simulation_that_was_killed_at_once_is_begun_again(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "series.csv").write_text("step,time_ps\n")
+    runs.advance([simulation("a", 0.002)], skewed_dimer(), tmp_path, command.Clock(None), say)
+    assert runs.last_time_ps(tmp_path / "a") == pytest.approx(0.002)
+
+
 def test_no_time_runs_nothing_and_a_share_that_is_used_up_ends_a_simulation(tmp_path):
     runs.advance([simulation("a", 1.0)], skewed_dimer(), tmp_path, command.Clock(0.0), say)
     assert not (tmp_path / "a").exists()

@@ -151,8 +151,18 @@ def test_momenta_are_in_units_of_thermal_ones():
     found = momenta_of(series, atoms, settings)
     assert found.momentum[-1] == pytest.approx(1)
     assert found.angular_momentum[-1] == pytest.approx(1)
-    langevin = MDSettings(thermostat="langevin")
-    assert momenta_of(series, atoms, langevin) is None
+    assert momenta_of(series, atoms, MDSettings(thermostat="langevin")) is None
+
+
+def test_a_thermostat_may_rescale_angular_momentum_but_not_turn_it():
+    atoms, swelling = Atoms("H2", [[0, 0, 0], [1.0, 0, 0]]), np.linspace(1, 2, 9)
+    series = {name: np.zeros(9) for name in ("px", "py", "pz", "Ly", "Lz")} | {"Lx": swelling}
+    svr, nve = MDSettings(), MDSettings(ensemble="nve")
+    assert momenta_of(series, atoms, svr).angular_momentum == pytest.approx(0)
+    alone = momenta_of(series, atoms, nve).angular_momentum
+    assert alone[-1] > 0
+    aside = momenta_of(series | {"Ly": swelling - 1}, atoms, svr).angular_momentum
+    assert aside == pytest.approx(alone)
 
 
 def test_a_drift_is_known_as_well_as_blocks_and_swings_allow():

@@ -18,7 +18,7 @@ TIME: Final = "time, ps"
 
 def figures(finding: Finding, settings: MDSettings) -> tuple[Curve, ...]:
     """All that have something to show."""
-    made = [_conserved(finding), _temperatures(finding, settings), _energies(finding), _turning(finding)]
+    made = [_conserved(finding), _temperatures(finding, settings), _energies(finding), _turning(finding, settings)]
     made += [_cell(finding, "pressure_GPa", "Pressure", "pressure, GPa")]
     if settings.ensemble == "npt":
         made.append(_cell(finding, "volume_A3", "Volume", "volume, Å³"))
@@ -54,12 +54,16 @@ def _temperatures(finding: Finding, settings: MDSettings) -> Curve:
     return Curve("Temperatures", TIME, "temperature, K", [one for one in lines if len(one.x)])  # type: ignore[arg-type]
 
 
-def _turning(finding: Finding) -> Curve:
+def _turning(finding: Finding, settings: MDSettings) -> Curve:
     vectors = np.stack([finding.series[name] for name in VECTORS[3:]], 1)
     is_free = not any(one.pbc.any() for one in finding.atoms)
     times = finding.series["time_ps"] if is_free else finding.series["time_ps"][:0]
     line = _line("|L|", times, np.linalg.norm(vectors, axis=1)[: len(times)])
-    note = "About the centre of mass. Nothing from outside turns it, so that it should stay what it is."
+    note = "About the centre of mass. " + (
+        "Nothing from outside turns it, so that it should stay what it is."
+        if settings.ensemble == "nve"
+        else "A thermostat that rescales velocities changes its length, friction and noise change all of it."
+    )
     return Curve("Angular momentum", TIME, "|L|, eV fs", [line], note=note)
 
 

@@ -34,7 +34,8 @@ ALL: Final = "all"
 class Momenta(NamedTuple):
     """How far momenta that nothing should change have changed.
 
-    momentum:         (K,) |P - P(0)| over the root mean square of a momentum at this temperature.
+    momentum:         (K,) |P - P(0)| over the root mean square of a momentum at this temperature; where a thermostat
+                      rescales velocities, of what is perpendicular to P(0) alone.
     angular_momentum: (K,) the same of the angular momentum; None where anything is periodic: it then means nothing.
     """
 
@@ -134,5 +135,13 @@ def momenta_of(series: Mapping[str, Floats], atoms: Atoms, settings: MDSettings)
     apart = atoms.positions - atoms.get_center_of_mass()
     inertia = 2 * float(np.sum(masses[:, None] * np.square(apart)))  # its trace
     scales = np.sqrt([3 * masses.sum() * heat, inertia * heat]) / fs
+    if settings.ensemble != "nve":  # velocities are rescaled: lengths change with them, and directions must not
+        p, L = _across(p), _across(L)
     changed = [np.linalg.norm(one - one[0], axis=1) / scale for one, scale in zip((p, L), scales, strict=True) if scale]
     return Momenta(changed[0], None if atoms.pbc.any() or len(changed) < 2 else changed[1])
+
+
+def _across(vectors: Floats) -> Floats:
+    """(K, 3) without what lies along the first of them."""
+    first = vectors[0] / (np.linalg.norm(vectors[0]) or 1.0)
+    return np.asarray(vectors - (vectors @ first)[:, None] * first)

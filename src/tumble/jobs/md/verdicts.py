@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 
 from tumble.jobs.md.finding import ALL, Finding
-from tumble.jobs.md.settings import MDSettings
+from tumble.jobs.md.settings import NONE, MDSettings
 from tumble.results import Verdict, number
 
 SIGMAS: Final = 2.0
@@ -33,7 +33,7 @@ def judge(finding: Finding, settings: MDSettings) -> tuple[Verdict, ...]:
     if len(finding.temperatures) > 2:
         made.append(_equal(finding, settings))
     if finding.momenta is not None:
-        made.append(_momentum(finding))
+        made.append(_momentum(finding, settings))
     return tuple(one for one in made if one is not None)
 
 
@@ -118,7 +118,7 @@ def _equal(finding: Finding, settings: MDSettings) -> Verdict:
     return Verdict(task, "remedy", size, limit, "K", said, remedy, key="temperature")
 
 
-def _momentum(finding: Finding) -> Verdict:
+def _momentum(finding: Finding, settings: MDSettings) -> Verdict:
     """The larger of the changes of momentum and, of what is not periodic, of angular momentum."""
     assert finding.momenta is not None, "asked only where there are any"
     task, unit = "Momentum", "% of thermal"
@@ -132,6 +132,8 @@ def _momentum(finding: Finding) -> Verdict:
         return Verdict(task, "yes", size, THERMAL, unit, said, key="momentum")
     remedies = {
         "momentum": "langevin, or forces whose sum vanishes",
-        "angular momentum": "average over rotations (average)",
+        "angular momentum": "average over rotations (average)"
+        if settings.average == NONE
+        else f"average over a rule of higher degree than {settings.average}",
     }
     return Verdict(task, "remedy", size, THERMAL, unit, said, remedies[worst], key="momentum")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from study2024.published import LEVELS, FORCES_meV_per_A
-from study2024.tables import GRID, REFERENCE, TITLES, Found
+from study2024.s1.tables import GRID, REFERENCE, TITLES, Found
 from tumble.page.palette import LIGHT
 from tumble.rotations import Rotations
 

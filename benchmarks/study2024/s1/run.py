@@ -1,18 +1,18 @@
 """Experiment S1 of the 2024 study: how much of the rotational error each averaging grid removes, and at what cost.
 
-    python benchmarks/study2024/s1.py study2024 -o runs/s1                   # 190 liquids and 1000 monomers, an hour
-    python benchmarks/study2024/s1.py study2024 -o runs/s1 --frames 10       # the first ten of each, minutes
-    python benchmarks/study2024/s1.py study2024 -o runs/s1 --report          # tables of what there is so far
+    python benchmarks/study2024/s1/run.py study2024 -o runs/study2024/s1                # 190 liquids, 1000 monomers
+    python benchmarks/study2024/s1/run.py study2024 -o runs/study2024/s1 --frames 10    # the first ten of each, minutes
+    python benchmarks/study2024/s1/run.py study2024 -o runs/study2024/s1 --report       # tables of what there is
 
 `study2024` is a folder with the structures of the study's archive (doi:10.24435/materialscloud:kz-3b) as extended XYZ,
 with the published energies as E_pet_0, E_pet_i, ... in the headers: water_test_190_unlabelled.extxyz.xz and
 molecule_nvt_1000.extxyz.xz. Every orientation that several rules share is asked once. What is known is kept in the
 folder after -o, structure by structure: a run that was killed goes on where it was, more frames are added to those
-that are there. Writes <date>-study2024-s1.md, .json and .png to benchmarks/results.
+that are there; after --budget minutes it ends, and --full knows no such end. Writes
+<date>-study2024-s1.md, .json and .png to benchmarks/results.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -26,14 +26,17 @@ import ase.io
 import torch
 from ase import Atoms
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, the folder above is not on the path
+if __name__ == "__main__":  # run as a file, whose own folder would hide modules of others, such as `tables`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import tumble
-from study2024.answers import Piece, Store, ask
-from study2024.nodes import Nodes
-from study2024.picture import draw
+from study2024 import command
 from study2024.published import LEVELS
-from study2024.tables import REFERENCE, Found, facts, page
+from study2024.record import digest
+from study2024.s1.answers import Piece, Store, ask
+from study2024.s1.nodes import Nodes
+from study2024.s1.picture import draw
+from study2024.s1.tables import REFERENCE, Found, facts, page
 from tumble.cli.console import progress_bar
 from tumble.potential import Potential
 
@@ -65,16 +68,9 @@ N_SHARE: Final = {
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("data", type=Path, help="folder with the structures")
-    add("-o", "--out", type=Path, required=True, help="folder in which answers are kept, and found again")
-    add("--potential", default="water", help="a packaged name, a file, or ase:package.module:factory")
-    add("--sets", nargs="+", choices=FILES, default=list(FILES))
-    add("--frames", type=int, help="structures of each set, spread over it; all of them if left out")
-    add("--threads", type=int, default=torch.get_num_threads())
-    add("--report", action="store_true", help="ask nothing more, write the tables of what is there")
-    add("--results", type=Path, default=Path(__file__).resolve().parents[1] / "results", help="folder of the tables")
+    parser = command.parser(__doc__, minutes=90)
+    parser.add_argument("--sets", nargs="+", choices=FILES, default=list(FILES))
+    parser.add_argument("--frames", type=int, help="structures of each set, spread over it; all of them if left out")
     return parser.parse_args()
 
 
@@ -91,28 +87,22 @@ def pieces(name: str, n_structures: int, n_wanted: int | None = None) -> Iterato
                 yield Piece(name, tier, tuple(part[start : start + together]))
 
 
-def digest(potential: Potential) -> str:
-    """Of the weights: answers of other ones must not be mixed with theirs."""
-    state = hashlib.sha256()
-    for key, values in potential.state_dict().items():
-        state.update(key.encode())
-        state.update(values.detach().cpu().double().numpy().tobytes())
-    return state.hexdigest()[:16]
-
-
 def measure(
     potentials: dict[str, Potential],
     structures: dict[str, list[Atoms]],
     plan: list[Piece],
     store: Store,
+    clock: command.Clock,
     tell: Callable[[int, int, str], None],
 ) -> None:
-    """Ask what is not known yet; the work is counted in turned atoms."""
+    """Ask what is not known yet, until the time is over; the work is counted in turned atoms."""
     nodes = {tier: Nodes.of(TIERS[tier]) for tier in {piece.tier for piece in plan}}
     work = [len(nodes[p.tier]) * sum(len(structures[p.set][k]) for k in p.indices) for p in plan]
     for number, piece in enumerate(plan):
         tell(sum(work[:number]), sum(work), f"{piece.set} {piece.tier} {piece.indices[0]}")
         if not store.has(piece):
+            if clock.left <= 0:
+                return
             potential = potentials.get(piece.tier, potentials["lab"])
             some = [structures[piece.set][k] for k in piece.indices]
             store.put(piece, TIERS[piece.tier], ask(potential, some, nodes[piece.tier]))
@@ -140,9 +130,8 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     plan = [piece for name in chosen.sets for piece in pieces(name, len(structures[name]), chosen.frames)]
-    if not chosen.report:
-        with progress_bar("S1") as tell:
-            measure(potentials, structures, plan, store, tell)
+    with progress_bar("S1") as tell:
+        measure(potentials, structures, plan, store, command.clock(chosen), tell)
     write(chosen, store, structures, settings)
 
 

@@ -1,6 +1,5 @@
 """Means of many rules about many structures, in a folder that a killed run leaves complete and a next one continues."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import Any, Final, final
 import numpy as np
 from ase import Atoms
 
-from study2024.nodes import Nodes
+from study2024.command import same_question
+from study2024.s1.nodes import Nodes
 from tumble.orbit import Orbit
 from tumble.potential import Potential, collate_for
 
 PAIRS_PER_CALL: Final = 5000
 """Beyond a few thousand pairs a batch leaves the processor's cache, and a turned copy takes longer than alone."""
-
-SETTINGS: Final = "settings.json"
 
 
 @final
@@ -128,17 +126,8 @@ class Store:
         Raises:
             ValueError: the folder holds answers to another question.
         """
+        same_question(folder, settings)
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / SETTINGS
-        before = json.loads(path.read_text()) if path.exists() else settings
-        if before != settings:
-            changed = {k: before.get(k) for k in settings | before if before.get(k) != settings.get(k)}
-            raise ValueError(
-                f"{folder} holds answers for {changed}, and { ({k: settings.get(k) for k in changed}) } is asked for "
-                "now. Name another folder with -o."
-            )
-        path.write_text(json.dumps(settings, indent=1) + "\n")
 
     def has(self, piece: Piece) -> bool:
         """Whether the piece is there, with these structures or more."""

@@ -8,9 +8,9 @@ import numpy as np
 from ase import Atoms
 from speed.numbers import table
 
-from study2024.answers import Answers, Error
 from study2024.published import FORCE_STRUCTURES, LEVELS, ENERGY_meV, FORCES_meV_per_A
 from study2024.published import REFERENCE as PUBLISHED_REFERENCE
+from study2024.s1.answers import Answers, Error
 from tumble.rotations import Rotations
 
 REFERENCE: Final = "o3:8@generic"
@@ -126,7 +126,7 @@ def page(head: str, sets: Sequence[Found], picture: str) -> list[str]:
         "of Langer, Pozdnyakov, Ceriotti, Mach. Learn.: Sci. Technol. 5, 04LT01 (2024): energies from its archive, of "
         "the same structures; forces from its notebook (level 0) and figure. `raw / ours` is the factor by which a "
         "rule lowers the error; standard errors in brackets are over structures. Written by "
-        "`benchmarks/study2024/s1.py`; what it means is in the README there.",
+        "`benchmarks/study2024/s1/run.py`; what it means is in the README there.",
         "",
         f"![errors against evaluations]({picture})",
     ]

@@ -1,0 +1,1 @@
+"""Parts of `dynamics.py`: what is simulated, simulations that go on, and the tables."""

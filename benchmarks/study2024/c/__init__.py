@@ -1,0 +1,1 @@
+"""Experiment C of the 2024 study: the energies of proton orders in ice."""
