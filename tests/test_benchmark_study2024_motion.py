@@ -198,6 +198,14 @@ def test_what_turning_heats_follows_from_the_scatter_of_forces():
     assert found.rate == pytest.approx(1000 * per_step / 0.5 * 1e6, rel=1e-4)
 
 
+def test_the_drift_of_a_random_walk_has_the_error_of_the_walk():
+    random, t = np.random.default_rng(5), 0.005 * np.arange(2000)
+    walks = [liquid.walked(t, 2.0 * t + np.cumsum(random.normal(size=2000))) for _ in range(200)]
+    rates, errors = np.array([(one.rate, one.error) for one in walks]).T
+    assert rates.mean() == pytest.approx(2.0, abs=4 * rates.std() / 200**0.5)
+    assert np.sqrt((errors**2).mean()) == pytest.approx(rates.std(), rel=0.2)
+
+
 def test_extremes_of_a_curve_are_named_in_their_order():
     r = np.linspace(0, 8, 201)
     pairs = Radial(r, 1 + np.cos(2 * np.pi * (r - 2.8) / 1.6), np.full(201, 0.01))

@@ -123,6 +123,20 @@ def test_simulations_go_on_and_are_left_alone_when_they_are_done(tmp_path):
         assert (whole / "b" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_time_that_one_leaves_is_for_the_others(tmp_path, monkeypatch):
+    clock, done, asked = command.Clock(9.0), {"a": 0.0, "b": 0.0}, []
+    monkeypatch.setattr(runs.Simulation, "done_ps", lambda self, _: done[self.name])
+
+    def pretend(one: runs.Simulation, _potential: Any, _folder: Path, minutes: float, _tell: Any) -> None:
+        asked.append((one.name, round(minutes, 3)))
+        clock.minutes -= 1.0 if one.name == "b" else minutes  # the second is faster than was thought
+        done[one.name] += 1.0 if one.name == "b" else 0.1
+
+    monkeypatch.setattr(runs, "_go_on", pretend)
+    runs.advance([simulation("a", 1.0, 2.0), simulation("b", 1.0)], skewed_dimer(), tmp_path, clock, say)
+    assert asked[:3] == [("a", 6.0), ("b", 3.0), ("a", 2.0)]
+
+
 def test_a_simulation_that_was_killed_at_once_is_begun_again(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "series.csv").write_text("step,time_ps\n")

@@ -105,6 +105,7 @@ class Laboratory:
         }
         self.folder, self._n_side = folder, n_side
         crystal = bulk("Si", a=5.4335, cubic=True) * (2, 2, 2)
+        crystal.rattle(0.05, seed=0)
         self.structures = {
             "molecule": self._kept("molecule", lambda: molecule("H2O")),
             "liquid": self._kept("liquid", lambda: self._stirred(n_side)),

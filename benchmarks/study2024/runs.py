@@ -76,22 +76,33 @@ def advance(
 
         return say
 
-    for place, one in enumerate(simulations):
-        weights = [other.left(folder) for other in simulations[place:]]
-        minutes = shares(clock.left, weights)[0] if np.isfinite(clock.left) else clock.left
-        if not weights[0] or minutes < SHORTEST_MINUTES:
-            continue
-        where = folder / one.name
-        resume = (where / RESTART).exists()
-        if not resume:
-            clear(where)  # of a run that was killed before it could be gone on with
-        settings = one.settings.model_copy(update={"max_minutes": minutes if np.isfinite(minutes) else None})
-        structures = one.start()
-        subject = structures[0] if len(structures) == 1 else structures
-        began = monotonic()
-        md(potential, subject, settings, folder=where, resume=resume, name=one.name, tell=report(one.name))
-        if not one.is_done(folder) and monotonic() - began < 60 * minutes:
-            sys.exit(f"{where} was interrupted, or stopped by its watch. The same command goes on.")
+    def share(one: Simulation) -> float:
+        return shares(clock.left, [one.left(folder), *(other.left(folder) for other in waiting)])[0]
+
+    is_worth_it = True
+    while is_worth_it:  # what one of them has left of its share is for the others
+        is_worth_it, waiting = False, list(simulations)
+        while waiting:
+            one = waiting.pop(0)
+            minutes = clock.left if clock.left == float("inf") else share(one)
+            if not one.is_done(folder) and minutes >= SHORTEST_MINUTES:
+                is_worth_it = True
+                _go_on(one, potential, folder, minutes, report(one.name))
+
+
+def _go_on(
+    one: Simulation, potential: Potential, folder: Path, minutes: float, tell: Callable[[Progress], None]
+) -> None:
+    """Run one for so many minutes, or until it is done."""
+    where, structures, began = folder / one.name, one.start(), monotonic()
+    resume = (where / RESTART).exists()
+    if not resume:
+        clear(where)  # of a run that was killed before it could be gone on with
+    settings = one.settings.model_copy(update={"max_minutes": None if minutes == float("inf") else minutes})
+    subject = structures[0] if len(structures) == 1 else structures
+    md(potential, subject, settings, folder=where, resume=resume, name=one.name, tell=tell)
+    if not one.is_done(folder) and monotonic() - began < 60 * minutes:
+        sys.exit(f"{where} was interrupted, or stopped by its watch. The same command goes on.")
 
 
 def series(folder: Path) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from tumble.jobs.md.settings import MDSettings
 from tumble.jobs.md.trend import Trend
 from tumble.models.pair import LennardJones
 from tumble.models.pet import PET, PETSettings
-from tumble.potential import Gradient
+from tumble.potential import Gradient, collate_for
 from tumble.units import BOLTZMANN
 
 MASS = 1.0 / fs**2  # of 1 amu in eV fs²/Å²
@@ -242,3 +242,15 @@ def test_a_series_without_an_end_has_no_trend():
     assert Trend.of([0, 1, 2, 3], [0, 1, np.inf, 3]) == (math.inf, math.inf, math.inf)
     assert Trend.of([0, 1], [0, 1]).error == math.inf
     assert Trend.of([0, 1, 2, 3], [1, 3, 5, 7]) == pytest.approx((2.0, 0.0, 0.0))
+
+
+def test_an_average_is_timed_where_atoms_have_left_a_symmetric_start(monkeypatch):
+    crystal = bulk("Ar", a=5.5, cubic=True)
+    atoms, settings = moving(crystal, temperature_K=50)
+    timed = []
+    monkeypatch.setattr(recording, "costs", lambda fast, slow, atoms: timed.append(atoms.copy()) or Cost(1.0, 3.0, 1.0))
+    fast = lopsided(4.5)
+    averaged = tumble.symmetrize(fast, "T")
+    record(fast, averaged, atoms, settings, lambda progress: None)
+    calls = [averaged.calls(collate_for(averaged, [one]))[0] for one in (crystal, timed[0])]
+    assert calls[0] < calls[1] == 12

@@ -101,18 +101,29 @@ class Found:
                 continue
             trajectory = read(folder / one.name, start_ps=WARM_UP_ps)
             n_molecules = len(trajectory.where("O"))
-            runs[one.name] = liquid(trajectory, series(folder / one.name))
+            runs[one.name] = liquid(
+                trajectory,
+                series(folder / one.name),
+                has_kicks=one.settings.turns != "none" or one.settings.mts != "none",
+            )
             heats = heats or heating(potential, trajectory, one.settings.timestep_fs)
         return cls(n_molecules, runs, heats)
 
 
-def liquid(trajectory: Trajectory, columns: dict[str, Array]) -> Liquid:
-    """Of the frames and the series of one simulation."""
+def liquid(trajectory: Trajectory, columns: dict[str, Array], *, has_kicks: bool = False) -> Liquid:
+    """Of the frames and the series of one simulation.
+
+    Args:
+        trajectory: its frames.
+        columns: of its series.
+        has_kicks: whether forces heat, by random turns or impulses, so that the conserved quantity walks at random.
+    """
     ends = axes(molecules(trajectory), trajectory, "H2O")
     pointing = directions(trajectory, ends)
     late = columns["time_ps"] >= WARM_UP_ps
     times, n = columns["time_ps"][late], len(ends)
-    drift = Trend.of(times, MEV * PS_PER_NS * columns["conserved_eV"][late] / n)
+    conserved = MEV * PS_PER_NS * columns["conserved_eV"][late] / n
+    drift = walked(times, conserved) if has_kicks else Trend.of(times, conserved)
     return Liquid(
         ps=float(times[-1] - times[0]),
         temperature=mean(columns["temperature_K"][late]),
@@ -124,6 +135,18 @@ def liquid(trajectory: Trajectory, columns: dict[str, Array]) -> Liquid:
         toward=vector(pointing),
         map=free_energy(pointing),
     )
+
+
+def walked(times: Array, values: Array, blocks: int = 10) -> Trend:
+    """The drift of a random walk: from what it gains in each block, whose scatter is its error.
+
+    A straight line would take the way that the walk has gone by chance for the drift.
+    """
+    ends = np.linspace(0, len(times) - 1, blocks + 1).astype(int)
+    spacing, steps = float(np.diff(times[ends]).mean()), np.diff(values[ends])
+    rate, error = float(steps.mean()) / spacing, float(steps.std(ddof=1)) / len(steps) ** 0.5 / spacing
+    left = values - values.mean() - rate * (times - times.mean())
+    return Trend(rate, error, float(np.sqrt(np.square(left).mean())))
 
 
 def _block(trajectory: Trajectory) -> int:

@@ -66,7 +66,8 @@ def _drift(found: Found) -> list[str]:
         *lines,
         "",
         f"Random turns are predicted to add {short(found.heating.rate)} meV/H2O/ns, Σ Δt σ_F² / 2m with forces that "
-        f"scatter over orientations by {short(found.heating.forces)} meV/Å per component (rms).",
+        f"scatter over orientations by {short(found.heating.forces)} meV/Å per component (rms). Kicks also let the "
+        "conserved quantity walk at random, and its error is that of the walk.",
     ]
 
 

@@ -35,7 +35,7 @@ REPLICAS: Final = 256
 MOLECULES: Final = 128
 """Geometries of the study's molecules of which the static prediction is made; and as many of our own."""
 
-LENGTHS_ns: Final = {"raw": (1.0, 10.0), "averaged": (0.1, 1.0), "cold": (1.0, 10.0)}
+LENGTHS_ns: Final = {"raw": (1.0, 10.0), "averaged": (0.1, 1.0), "cold": (2.0, 10.0)}
 """Of all replicas together, beside the warm-up: by default, and with --full."""
 
 COLD_K: Final = 30.0

@@ -94,6 +94,7 @@ def record(
         tell: called as it goes on.
     """
     motion = Motion.of(fast if fast.is_conservative else slow, atoms, alone(settings))
+    motion.advance()  # of a structure that is symmetric at the start, and only there, an average costs less
     cost = costs(fast, slow, motion.atoms)
     is_sampled = _is_mean_of(fast, slow) and cost.slow > DEAR * cost.fast
     every = max(1, round(INTERVAL_FS / settings.timestep_fs))

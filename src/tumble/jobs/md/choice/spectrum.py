@@ -16,6 +16,12 @@ BANDWIDTH: Final = 3.0
 N_TAPERS: Final = 4
 """Windows that the record is seen through, nearly independent of each other."""
 
+N_ROUNDS: Final = 10
+"""In which weights of windows and the density that they show are made to agree."""
+
+TINY: Final = 1e-100
+"""Added to what is divided by, which is zero where no work is done at all."""
+
 FS_PER_NS: Final = 1e6
 
 
@@ -25,17 +31,20 @@ class Spectrum(NamedTuple):
     frequencies: (F,) 1/fs, from 0 to half the sampling rate.
     density:     (F,) eV²/fs, S(ω) = ∫ ⟨P(0) P(t)⟩ cos ωt dt with P = v·f the work that the forces do in a unit of time.
     width:       1/fs, half of what a line is smeared to.
-    n_views:     nearly independent estimates that were averaged; the relative error is one over its root.
+    n_views:     (F,) nearly independent estimates that were averaged; the relative error is one over the root.
     """
 
     frequencies: Array
     density: Array
     width: float
-    n_views: int
+    n_views: Array
 
     @classmethod
     def of(cls, powers: Array, interval_fs: float) -> "Spectrum":
         """From records of the work, by the mean periodogram over orthogonal windows.
+
+        Windows of higher order let a little of everything in at every frequency. Where that would be more than what is
+        there, as far from the vibrations of a crystal, they count less.
 
         Args:
             powers: (n, K) eV/fs, K records of the same process.
@@ -44,14 +53,13 @@ class Spectrum(NamedTuple):
         Source: D. J. Thomson, Proc. IEEE 70, 1055 (1982); windows: `scipy.signal.windows.dpss`.
         """
         n, n_records = powers.shape
-        windows = dpss(n, BANDWIDTH, N_TAPERS)
-        seen = np.fft.rfft(windows[:, :, None] * (powers - powers.mean(0)), n=4 * n, axis=1)
-        density = np.square(np.abs(seen)).mean((0, 2))
-        width = BANDWIDTH / (n * interval_fs)
-        frequencies, density = (
-            np.asarray(one, dtype=np.float64) for one in (np.fft.rfftfreq(4 * n, interval_fs), interval_fs * density)
-        )
-        return cls(frequencies, density, width, N_TAPERS * n_records)
+        windows, kept = dpss(n, BANDWIDTH, N_TAPERS, return_ratios=True)
+        apart = powers - powers.mean(0)
+        seen = interval_fs * np.square(np.abs(np.fft.rfft(windows[:, :, None] * apart, n=4 * n, axis=1))).mean(2)
+        density, weights = _adapted(seen, kept[:, None], interval_fs * float(np.square(apart).mean()))
+        views = n_records * np.square(weights.sum(0)) / np.square(weights).sum(0)
+        frequencies = np.asarray(np.fft.rfftfreq(4 * n, interval_fs), dtype=np.float64)
+        return cls(frequencies, density, BANDWIDTH / (n * interval_fs), views)
 
     @property
     def longest_fs(self) -> float:
@@ -80,6 +88,22 @@ class Spectrum(NamedTuple):
             n_atoms: that share the heat, half of it potential.
         """
         n_harmonics = int(outer_fs * self.frequencies[-1] * (1 + 1e-9))
-        powers = np.interp(np.arange(1, n_harmonics + 1) / outer_fs, self.frequencies, self.density)
+        harmonics = np.arange(1, n_harmonics + 1) / outer_fs
+        powers, views = (np.interp(harmonics, self.frequencies, one) for one in (self.density, self.n_views))
         scale = FS_PER_NS / (BOLTZMANN * temperature_K) / (3 * n_atoms * BOLTZMANN)
-        return scale * float(powers.sum()), scale * float(np.linalg.norm(powers)) / self.n_views**0.5
+        return scale * float(powers.sum()), scale * float(np.linalg.norm(powers / np.sqrt(views)))
+
+
+def _adapted(seen: Array, kept: Array, everywhere: float) -> tuple[Array, Array]:
+    """The mean over windows (F,), each weighted by how much of what it shows is really there, and the weights (K, F).
+
+    Args:
+        seen: (K, F) what each window shows.
+        kept: (K, 1) share that a window takes from within its bandwidth; the rest is from everywhere.
+        everywhere: mean of the density over all frequencies.
+    """
+    density = seen[:2].mean(0)
+    for _ in range(N_ROUNDS):
+        weights = kept * np.square(density / (kept * density + (1 - kept) * everywhere + TINY))
+        density = (weights * seen).sum(0) / (weights.sum(0) + TINY)
+    return np.asarray(density), np.asarray(weights + TINY)
