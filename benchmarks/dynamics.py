@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> None:
     note = (
         f"{chosen.threads} threads on {os.cpu_count()} cores, torch {torch.__version__}, tumble {tumble.__version__}: "
         f"`{Path(chosen.model).name}` in {str(laboratory.water['raw'].dtype).removeprefix('torch.')}, "
-        f"{chosen.side**3} molecules of liquid, 0.5 fs; `silicon`, 64 atoms, 2 fs; 300 K."
+        f"{chosen.side**3} molecules of liquid, 0.5 fs; 300 K; `silicon`, 64 atoms, 2 fs, 50 K."
     )
     text = page(tables(found, chosen.rule), f"Dynamics, {day}", note)
     chosen.results.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
 """Disk: files that grow or are replaced so that neither a kill nor a full disk damages what was there before."""
 
-import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
+
+from tumble.endings import settle_names
 
 PARTIAL: Final = ".partial"
 """Stands behind the name of a file that is being written aside."""
@@ -29,7 +30,7 @@ def replace(path: Path, content: bytes) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-    _settle_names(path.parent)
+    settle_names(path.parent)
 
 
 def write_all(handle: int, content: bytes | bytearray | memoryview) -> None:
@@ -91,15 +92,3 @@ class Growing:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-
-
-def _settle_names(folder: Path) -> None:
-    """Force the names in a folder to the disk, where its file system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that syncs no folders
-            raise
-    finally:
-        os.close(handle)

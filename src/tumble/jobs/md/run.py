@@ -1,19 +1,15 @@
 """Run: the steps of one structure, through ASE, with what is written, watched and told on the way."""
 
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from types import FrameType
 from typing import Any, Literal, NamedTuple, Self
 
 from ase import Atoms
 from torch.utils.hooks import RemovableHandle
 
+from tumble.endings import stop_signal
 from tumble.jobs.md.desk import Desk, read_series
 from tumble.jobs.md.motion import Instant, Motion, start
 from tumble.jobs.md.settings import MDSettings
@@ -121,7 +117,7 @@ def run(
     motion = Motion.of(potential, start(atoms, settings), settings, steps)
     if (state := desk.resumed()) is not None:
         motion.restore(state)
-    with Clock([one.potential for one in motion.calculators], desk.record) as clock, stop_signal() as was_told:
+    with Clock([one.potential for one in motion.calculators], desk.record) as clock, stop_signal("restart") as was_told:
         return _Runner(motion, settings, desk, watch, clock).until_the_end(tell, was_told)
 
 
@@ -265,25 +261,3 @@ class Clock:
         self._depth -= 1
         if self._depth == 0:
             self.effort.in_model += time.monotonic() - self._entered
-
-
-@contextmanager
-def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or SIGINT has come; only the main thread can listen, and a second one interrupts at once."""
-    told = threading.Event()
-
-    def listen(number: int, frame: FrameType | None) -> None:
-        if told.is_set():
-            raise KeyboardInterrupt
-        told.set()
-        print("stopping: writing a restart first", file=sys.stderr)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield told.is_set
-        return
-    old = {number: signal.signal(number, listen) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield told.is_set
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

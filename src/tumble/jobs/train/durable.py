@@ -12,6 +12,8 @@ from typing import IO, Any, Final
 import torch
 from torch import Tensor
 
+from tumble.endings import settle_names
+
 LAST: Final = "last.ckpt"
 PREVIOUS: Final = "previous.ckpt"
 PARTIAL: Final = ".partial"
@@ -60,7 +62,7 @@ def replace(path: Path, fill: Callable[[IO[bytes]], object], *, keep: Path | Non
         if keep is not None and path.exists():
             path.replace(keep)
         partial.replace(path)
-        _settle(path.parent)
+        settle_names(path.parent)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -166,18 +168,6 @@ def _size(content: object) -> int:
     if isinstance(content, Mapping):
         return sum(map(_size, content.values()))
     return sum(map(_size, content)) if isinstance(content, list | tuple) else 0
-
-
-def _settle(folder: Path) -> None:
-    """Force the names in a folder to the disk, where its file system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that syncs no folders
-            raise
-    finally:
-        os.close(handle)
 
 
 def _advice(path: Path, error: OSError, needed: int) -> str:

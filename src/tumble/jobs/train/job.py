@@ -1,21 +1,19 @@
 """train(): from a recipe to a potential, in one folder that any run can resume."""
 
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
 
 from tumble import checkpoint
+from tumble.endings import stop_signal
 from tumble.jobs.train import certainty, durable
 from tumble.jobs.train.initial import initial
 from tumble.jobs.train.loop import BEST, METRICS, Loop, Place
@@ -74,7 +72,7 @@ def train(
         if ranks.is_first:
             durable.replace_text(folder / RECIPE, settings.to_yaml())
         loop = Loop(settings, Place(folder, ranks), found, state)
-        with _stop_signal() as was_told:
+        with stop_signal("checkpoint") as was_told:
             is_complete = loop.run(
                 lambda: was_told() or (max_minutes is not None and time.monotonic() - started > 60 * max_minutes),
                 tell if ranks.is_first else lambda progress: None,
@@ -146,25 +144,3 @@ def _reproducible(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or SIGINT has come; only the main thread can listen, and a second SIGINT interrupts at once."""
-    told = threading.Event()
-
-    def listen(number: int, frame: FrameType | None) -> None:
-        if told.is_set():
-            raise KeyboardInterrupt
-        told.set()
-        print("stopping: writing a checkpoint first", file=sys.stderr)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield told.is_set
-        return
-    old = {number: signal.signal(number, listen) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield told.is_set
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

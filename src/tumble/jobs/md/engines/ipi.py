@@ -9,11 +9,12 @@ from ase import Atoms
 from ase.units import fs
 
 from tumble.bridges.ipi import INPUT, RESUMED, Line, Output, Server, cut, go_on, triangular, write_input
+from tumble.endings import stop_signal
 from tumble.jobs.md.desk import Desk
 from tumble.jobs.md.engines.asked import Asked
 from tumble.jobs.md.motion import Instant, degrees_of_freedom, start
 from tumble.jobs.md.motion.instant import rests
-from tumble.jobs.md.run import Clock, Ended, Plan, Run, Tell, stop_signal
+from tumble.jobs.md.run import Clock, Ended, Plan, Run, Tell
 from tumble.jobs.md.settings import MDSettings
 from tumble.jobs.md.watch import Watch
 from tumble.potential import Potential
@@ -69,7 +70,7 @@ def run(potential: Potential, structures: Sequence[Atoms], settings: MDSettings,
         cut(folder, atoms, n_done)
     session = _Session(atoms, settings, plan, desk, watch)
     session.take(Output(folder, atoms, turn), tell, zero_eV, after=-1 if state is None else int(state["step"]))
-    with Clock([one.potential for one in asked], desk.record) as clock, stop_signal() as was_told:
+    with Clock([one.potential for one in asked], desk.record) as clock, stop_signal("restart") as was_told:
         ended: Ended = "arrived"
         session.clock = clock
         session.save()

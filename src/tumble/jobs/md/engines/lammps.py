@@ -9,11 +9,12 @@ import numpy as np
 from ase import Atoms
 
 from tumble.bridges.lammps import Session, turn_of
+from tumble.endings import stop_signal
 from tumble.jobs.md.desk import Desk
 from tumble.jobs.md.engines.asked import Asked, Floats
 from tumble.jobs.md.motion import Instant, start
 from tumble.jobs.md.motion.instant import kinetic_energy, momenta_of, pressure_GPa, temperatures, volume_of
-from tumble.jobs.md.run import Clock, Ended, Plan, Run, Tell, stop_signal
+from tumble.jobs.md.run import Clock, Ended, Plan, Run, Tell
 from tumble.jobs.md.settings import MDSettings
 from tumble.jobs.md.watch import Watch
 from tumble.potential import Potential
@@ -59,7 +60,7 @@ def run(potential: Potential, structures: Sequence[Atoms], settings: MDSettings,
     restart = None if state is None else desk.folder / RESTART
     with (
         Clock([one.potential for one in asked], desk.record) as clock,
-        stop_signal() as was_told,
+        stop_signal("restart") as was_told,
         Session(atoms, settings, asked, steps, restart=restart) as session,
     ):
         return _Runner(session, asked[-1], turn, settings, desk, watch, clock).until_the_end(tell, was_told)

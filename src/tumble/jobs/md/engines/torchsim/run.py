@@ -7,11 +7,12 @@ from typing import final
 import numpy as np
 from ase import Atoms
 
+from tumble.endings import stop_signal
 from tumble.jobs.md.desk import Desk
 from tumble.jobs.md.engines.torchsim.moment import Moment
 from tumble.jobs.md.engines.torchsim.replicas import Replicas, refuse
 from tumble.jobs.md.motion import start
-from tumble.jobs.md.run import Clock, Plan, Run, stop_signal
+from tumble.jobs.md.run import Clock, Plan, Run
 from tumble.jobs.md.settings import AUTO, MDSettings
 from tumble.jobs.md.watch import Watch
 from tumble.potential import Potential
@@ -53,7 +54,7 @@ def run(
     replicas = Replicas(potential, moving, settings, _steps(potential, moving[0], settings, desk, tell))
     if (state := desk.resumed()) is not None:
         replicas.restore(state)
-    with Clock(replicas.potentials, desk.record) as clock, stop_signal() as was_told:
+    with Clock(replicas.potentials, desk.record) as clock, stop_signal("restart") as was_told:
         return _Runner(replicas, settings, desk, watch, clock).until_the_end(tell, was_told)
 
 
