@@ -10,10 +10,11 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.emt import EMT
 
 import tumble
 from tumble import checkpoint
-from tumble.bridges.ase import Calculator
+from tumble.bridges.ase import Calculator, Foreign
 from tumble.cli import main
 from tumble.jobs.predict import COLUMNS, DOUBTS, predict_files
 from tumble.models.pair import LennardJones, Morse
@@ -139,7 +140,9 @@ def test_only_what_a_potential_knows_is_implemented() -> None:
         set(Calculator(one).implemented_properties) - set(Calculator.implemented_properties)
         for one in (Gradient(LennardJones()), unsure(0), Symmetrized(unsure(), Rotations.parse("T")))
     ]
-    assert names == [set(), {"energy_uncertainty"}, {"energy_uncertainty", "forces_uncertainty"}]
+    energies, one, both = {"energies"}, {"energy_uncertainty"}, {"energy_uncertainty", "forces_uncertainty"}
+    assert names == [energies, energies | one, energies | both]
+    assert set(Calculator(Foreign(EMT())).implemented_properties) == set(Calculator.implemented_properties)
     atoms = molecule("H2O")
     atoms.calc = Calculator(Gradient(Morse(1.0, 1.5, 3.0, cutoff=3.0)))
     with pytest.raises(NotImplementedError, match="energy_uncertainty"):
